@@ -1,0 +1,206 @@
+package shoal
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/shoalcache/shoal/consistenthash"
+)
+
+// A Cache is this process's place among its peers, and the [http.Handler] that answers them. It holds nothing itself:
+// values live in its groups, which [NewGroup] makes. Its methods may be called concurrently. A process may have any
+// number of Caches.
+type Cache struct {
+	opts  Options // with defaults filled in
+	peers peers
+	own   *http.Transport // the one made for it, if Options has none
+
+	closed   atomic.Bool // Shutdown has been called
+	slots    *semaphore.Weighted
+	requests atomic.Int64
+	refused  refusalCounts
+
+	mu     sync.RWMutex // guards groups
+	groups map[string]*group
+}
+
+// Options are the options of [New]. The zero value of each field is its default.
+type Options struct {
+	// Self is the base URL at which peers reach this process: http:// (or no scheme), https:// or unix://. Among peers
+	// none of which is this process, it owns nothing: it is their client. (A listed address, however spelled, at which
+	// this process answers is this process.)
+	Self      string
+	ID        string            // the name on the ring, kept across restarts and addresses; if empty, Self
+	Zone      string            // where this process runs
+	Weight    float64           // its share of the keys, relative to the others'; if zero, 1
+	Discovery Discovery         // who the peers are; if nil, there are none
+	Transport http.RoundTripper // how requests reach them; if nil, one made for it (another does not know unix://)
+	// Placement says who owns a key. If nil, [consistenthash.New]. All peers must use the same.
+	Placement func(members []consistenthash.Member) consistenthash.Map
+	// PeerTimeout bounds the wait for a peer's answer or its word that it is loading the key. If zero, half a second.
+	PeerTimeout   time.Duration
+	MaxKeyBytes   int          // longest key; if zero, 4 KiB
+	MaxValueBytes int64        // largest value; if zero, 64 MiB
+	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB
+	MaxRequests   int          // requests of peers answered at once; if zero, 10,000
+	Logger        *slog.Logger // for what has no caller to return to; if nil, slog.Default()
+}
+
+// New returns a Cache and starts to look for peers. With nil options it has none, and owns every key. It fails if an
+// option is out of range; the error names the field.
+func New(opts *Options) (*Cache, error) {
+	o, err := opts.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("shoal: Options.%w", err)
+	}
+	c := &Cache{
+		opts:   o,
+		slots:  semaphore.NewWeighted(int64(o.MaxRequests)),
+		groups: make(map[string]*group),
+	}
+	if c.opts.Transport == nil {
+		c.own = newTransport(o.PeerTimeout)
+		c.opts.Transport = c.own
+	}
+	c.peers = peers{
+		self:        Peer{ID: o.ID, Addr: o.Self, Zone: o.Zone, Weight: o.Weight},
+		incarnation: rand.Uint64(),
+		place:       o.Placement,
+		hello:       c.hello,
+		swapped:     c.viewSwapped,
+		log:         o.Logger,
+	}
+	c.peers.start(o.Discovery)
+	return c, nil
+}
+
+func (opts *Options) withDefaults() (o Options, err error) {
+	if opts != nil {
+		o = *opts
+	}
+	if o.Self != "" {
+		if o.Self, err = normalAddr(o.Self); err != nil {
+			return o, fmt.Errorf("Self: %w", err)
+		}
+	}
+	o.ID = cmp.Or(o.ID, o.Self)
+	o.Weight = cmp.Or(o.Weight, 1)
+	o.PeerTimeout = cmp.Or(o.PeerTimeout, 500*time.Millisecond)
+	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 4<<10)
+	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 64<<20)
+	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, min(o.MaxValueBytes, math.MaxInt64-1<<20)+1<<20)
+	o.MaxRequests = cmp.Or(o.MaxRequests, 10_000)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	if o.Placement == nil {
+		o.Placement = consistenthash.New
+	}
+	switch {
+	case !validWeight(o.Weight):
+		err = fmt.Errorf("Weight: %v is not a positive number", o.Weight)
+	case o.PeerTimeout < 0:
+		err = fmt.Errorf("PeerTimeout: %v is negative", o.PeerTimeout)
+	case o.MaxKeyBytes < 0:
+		err = fmt.Errorf("MaxKeyBytes: %d is negative", o.MaxKeyBytes)
+	case o.MaxValueBytes < 0:
+		err = fmt.Errorf("MaxValueBytes: %d is negative", o.MaxValueBytes)
+	case o.MaxBodyBytes < o.MaxValueBytes:
+		err = fmt.Errorf("MaxBodyBytes: %d is less than MaxValueBytes, %d", o.MaxBodyBytes, o.MaxValueBytes)
+	case o.MaxRequests < 0:
+		err = fmt.Errorf("MaxRequests: %d is negative", o.MaxRequests)
+	}
+	return o, err
+}
+
+// Ready waits until discovery has answered, if only that nobody is there, and every peer it named has been greeted or
+// found unreachable; those that were not reached are asked again in the background. It fails when ctx ends first, after
+// Shutdown, and when an address of the list is none, in which case the others are peers all the same.
+func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
+
+// Shutdown stops looking for peers and answering them. Groups go on working, as in a process that owns nothing. If ctx
+// ends before Discovery has returned, Shutdown fails and values stay where they are. Call it before the Shutdown of the
+// http.Server that carries the Cache.
+func (c *Cache) Shutdown(ctx context.Context) error {
+	c.closed.Store(true)
+	err := c.peers.leave(ctx)
+	if c.own != nil {
+		c.own.CloseIdleConnections()
+	}
+	return err
+}
+
+// Peers returns whom this process sees now, itself included, by ID. A process that sees nobody and serves nobody sees
+// itself.
+func (c *Cache) Peers() []Peer {
+	v := c.peers.view.Load()
+	if v.alone {
+		return []Peer{c.peers.self}
+	}
+	all := make([]Peer, len(v.members))
+	for i, p := range v.members {
+		all[i] = p.Peer
+	}
+	return all
+}
+
+// Stats returns a snapshot of the numbers of c, its groups and its peers.
+func (c *Cache) Stats() Stats {
+	s := Stats{Requests: c.requests.Load(), Refused: c.refused.stats()}
+	for _, g := range c.allGroups() {
+		s.Groups = append(s.Groups, g.stats())
+	}
+	v := c.peers.view.Load()
+	for i, p := range v.members {
+		if i != v.self {
+			s.Peers = append(s.Peers, p.stats())
+		}
+	}
+	return s
+}
+
+// viewSwapped makes the groups drop what this process does not own any more.
+func (c *Cache) viewSwapped(old, new *view) {
+	for _, g := range c.allGroups() {
+		g.viewSwapped(old, new)
+	}
+}
+
+// register makes g known to peers. It reports false if the name is taken.
+func (c *Cache) register(g *group) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.groups[g.name] != nil {
+		return false
+	}
+	c.groups[g.name] = g
+	return true
+}
+
+func (c *Cache) group(name string) *group {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.groups[name]
+}
+
+// allGroups returns the groups by name.
+func (c *Cache) allGroups() []*group {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	all := make([]*group, 0, len(c.groups))
+	for _, g := range c.groups {
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *group) int { return strings.Compare(a.name, b.name) })
+	return all
+}

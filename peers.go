@@ -1,0 +1,459 @@
+package shoal
+
+// peers.go: who is there. A Discovery lists addresses; each is a candidate until the process behind it has told who it
+// is; those that have are the members of the view, which says who owns a key. The candidates belong to one goroutine,
+// peers.run. The view is immutable, and everybody reads it through one atomic pointer.
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/shoalcache/shoal/consistenthash"
+)
+
+// A Peer is a process that takes part. Zero fields other than Addr mean what they do in [Options].
+type Peer struct {
+	ID, Addr, Zone string
+	Weight         float64
+}
+
+// String returns the ID, and the address where that is another.
+func (p Peer) String() string {
+	if p.ID == p.Addr || p.ID == "" {
+		return p.Addr
+	}
+	return fmt.Sprintf("%s (%s)", p.ID, p.Addr)
+}
+
+// A Discovery calls set with the complete list of peers, at first and on each change. Where peers announce themselves
+// it announces self, and withdraws it when ctx ends. If it returns earlier, the last list stands and it is called again,
+// after a while. An empty list counts only before the first that is not. Of a listed peer only the address is used; the
+// rest the peer tells itself when it is greeted, and until then it owns nothing.
+type Discovery func(ctx context.Context, self Peer, set func(peers []Peer)) error
+
+// Static returns the Discovery of the peers at these base URLs, this process's own among them.
+func Static(addrs ...string) Discovery {
+	list := make([]Peer, len(addrs))
+	for i, addr := range addrs {
+		list[i].Addr = addr
+	}
+	return func(ctx context.Context, self Peer, set func([]Peer)) error {
+		set(list)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+}
+
+// A view is what this process takes for the truth about who is there. It is immutable.
+type view struct {
+	members []*peer // by ID, this process included if it is one
+	self    int     // its index among members, or -1
+	alone   bool    // nobody is listed: this process owns every key
+	owners  consistenthash.Map
+	digest  uint64 // the same in all processes whose views give the same owners
+}
+
+// A peer is a member of a view.
+type peer struct {
+	Peer
+	incarnation uint64
+	counts      *peerCounts
+}
+
+// owner returns the peer that owns key, or nil: then this process does if mine is true, and else nobody is known to.
+func (v *view) owner(key string) (p *peer, mine bool) {
+	if len(v.members) == 0 {
+		return nil, v.alone
+	}
+	i := v.owners.Owner(key)
+	if i == v.self {
+		return nil, true
+	}
+	return v.members[i], false
+}
+
+func (v *view) owns(key string) bool {
+	_, mine := v.owner(key)
+	return mine
+}
+
+// peers is what a Cache knows of who is there.
+type peers struct {
+	self        Peer
+	incarnation uint64 // of this process, drawn at its start
+	place       func([]consistenthash.Member) consistenthash.Map
+	hello       func(ctx context.Context, addr string) (*peer, error) // asks who is there
+	swapped     func(old, new *view)                                  // called after each change of view
+	log         *slog.Logger
+
+	view atomic.Pointer[view]
+
+	lists    chan []Peer       // what discovery has said
+	greeted  chan greeting     // what has come of a greeting
+	waiting  chan chan<- error // who waits for ready
+	stranger chan string       // the ID of somebody who is there, but not in the view
+	done     <-chan struct{}   // closed by stop
+	stop     context.CancelFunc
+	running  sync.WaitGroup
+}
+
+// A candidate is a listed address.
+type candidate struct {
+	asked  bool          // once at least, whatever has come of it
+	met    *peer         // who has answered, if somebody has
+	turn   int           // counts answers: the later one has the higher
+	wake   chan struct{} // asks again
+	cancel context.CancelFunc
+}
+
+type greeting struct {
+	addr string
+	met  *peer
+	err  error
+}
+
+// A candidate that does not answer is asked again after firstRetry, then twice that, and so on up to lastRetry, each
+// time cut at random by up to a half. Discovery that has ended is started again in the same way.
+const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
+
+// start looks for peers until stop is called. Without a Discovery there are none.
+func (p *peers) start(discover Discovery) {
+	p.view.Store(&view{self: -1, alone: true})
+	ctx, stop := context.WithCancel(context.Background())
+	p.done, p.stop = ctx.Done(), stop
+	if discover == nil {
+		return
+	}
+	p.lists, p.greeted, p.waiting = make(chan []Peer), make(chan greeting), make(chan chan<- error)
+	p.stranger = make(chan string, 1)
+	p.running.Go(func() { p.run(ctx) })
+	p.running.Go(func() { p.discover(ctx, discover) })
+}
+
+func (p *peers) discover(ctx context.Context, discover Discovery) {
+	set := func(list []Peer) {
+		select {
+		case p.lists <- slices.Clone(list):
+		case <-ctx.Done():
+		}
+	}
+	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+		err := discover(ctx, p.self, set)
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Warn("shoal: discovery has ended and will be started again", "error", err)
+		if !pause(ctx, retry, nil) {
+			return
+		}
+	}
+}
+
+// run keeps the candidates, and makes a view of those that have answered.
+func (p *peers) run(ctx context.Context) {
+	var (
+		candidates map[string]*candidate // by address; nil before the first list
+		bad        error                 // what is wrong with the list
+		waiting    []chan<- error
+	)
+	for turn := 0; ; turn++ {
+		listed := false
+		select {
+		case <-ctx.Done():
+			return
+		case list := <-p.lists:
+			candidates, bad = p.list(ctx, candidates, list)
+			listed = true
+		case g := <-p.greeted:
+			if c := candidates[g.addr]; c != nil {
+				p.answered(c, g, turn)
+			}
+		case id := <-p.stranger:
+			for _, c := range candidates {
+				if c.met == nil || c.met.ID == id {
+					wakeUp(c)
+				}
+			}
+		case w := <-p.waiting:
+			waiting = append(waiting, w)
+		}
+		settled := candidates != nil
+		for _, c := range candidates {
+			settled = settled && c.asked
+		}
+		// A view takes some time to make: while first answers are coming in, one is made of them all.
+		if listed || settled {
+			p.look(candidates)
+		}
+		if settled {
+			for _, w := range waiting {
+				w <- bad
+			}
+			waiting = nil
+		}
+	}
+}
+
+// list returns the candidates of a new list: those of the old one that stay, and new ones, which are being greeted.
+func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer) (map[string]*candidate, error) {
+	if len(list) == 0 && len(old) > 0 {
+		return old, nil // a source that fails must not take everybody away
+	}
+	var bad []error
+	candidates := make(map[string]*candidate, len(list))
+	for _, listed := range list {
+		addr, err := normalAddr(listed.Addr)
+		if err != nil {
+			bad = append(bad, err)
+			p.log.Error("shoal: discovery has listed what is no address", "error", err)
+			continue
+		}
+		if candidates[addr] != nil {
+			continue
+		}
+		c := old[addr]
+		if c == nil {
+			c = &candidate{wake: make(chan struct{}, 1)}
+			greeting, cancel := context.WithCancel(ctx)
+			c.cancel = cancel
+			if addr == p.self.Addr {
+				c.asked, c.met = true, &peer{Peer: p.self, incarnation: p.incarnation}
+			} else {
+				p.running.Go(func() { p.greet(greeting, addr, c.wake) })
+			}
+		}
+		candidates[addr] = c
+	}
+	for addr, c := range old {
+		if candidates[addr] != c {
+			c.cancel()
+		}
+	}
+	return candidates, errors.Join(bad...)
+}
+
+// greet asks the process at addr who it is: until it has answered, and then whenever it is woken.
+func (p *peers) greet(ctx context.Context, addr string, wake <-chan struct{}) {
+	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+		met, err := p.hello(ctx, addr)
+		select {
+		case p.greeted <- greeting{addr, met, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			if !pause(ctx, retry, wake) {
+				return
+			}
+			continue
+		}
+		select {
+		case <-wake:
+			retry = firstRetry
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// answered takes note of what has come of greeting c. Who has been met stays a member if it does not answer later.
+func (p *peers) answered(c *candidate, g greeting, turn int) {
+	switch {
+	case g.err != nil && !c.asked:
+		p.log.Warn("shoal: a listed peer does not answer, and will be asked again", "addr", g.addr, "error", g.err)
+	case g.err == nil && c.asked && c.met == nil:
+		p.log.Info("shoal: a listed peer answers now", "addr", g.addr, "id", g.met.ID)
+	}
+	c.asked = true
+	if g.err != nil {
+		return
+	}
+	if g.met.incarnation == p.incarnation { // it is this process, whatever it is called in the list
+		g.met.Peer = p.self
+		g.met.Addr = cmp.Or(p.self.Addr, g.addr)
+	}
+	g.met.ID = cmp.Or(g.met.ID, g.addr)
+	c.met, c.turn = g.met, turn
+}
+
+// wakeUp asks c again, at once if it waits for its next turn.
+func wakeUp(c *candidate) {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// look makes the view that the candidates give, and swaps it in if it is another than the one there is.
+func (p *peers) look(candidates map[string]*candidate) {
+	byID := make(map[string]*candidate)
+	for _, c := range candidates {
+		if c.met == nil {
+			continue
+		}
+		switch other := byID[c.met.ID]; {
+		case other == nil:
+			byID[c.met.ID] = c
+		case other.met.incarnation == c.met.incarnation: // one process at two addresses
+			if c.met.Addr < other.met.Addr {
+				byID[c.met.ID] = c
+			}
+		case c.turn > other.turn: // the later process of an ID has replaced the earlier one
+			byID[c.met.ID] = c
+		}
+	}
+	members := make([]*peer, 0, len(byID))
+	for _, c := range byID {
+		members = append(members, c.met)
+	}
+	slices.SortFunc(members, func(a, b *peer) int { return strings.Compare(a.ID, b.ID) })
+
+	old, alone := p.view.Load(), len(candidates) == 0
+	if alone != old.alone || !slices.EqualFunc(members, old.members, func(a, b *peer) bool {
+		return a.Peer == b.Peer && a.incarnation == b.incarnation
+	}) {
+		p.swap(members, alone)
+	}
+}
+
+// swap makes members, which are in the order of their IDs, the view.
+func (p *peers) swap(members []*peer, alone bool) {
+	old := p.view.Load()
+	v := &view{members: make([]*peer, len(members)), self: -1, alone: alone}
+	ring, digest := make([]consistenthash.Member, len(members)), xxhash.New()
+	for i, m := range members {
+		if m.incarnation == p.incarnation {
+			v.self = i
+		}
+		ring[i] = consistenthash.Member{ID: m.ID, Weight: m.Weight}
+		fmt.Fprintf(digest, "%q %v\n", m.ID, m.Weight)
+
+		member := &peer{Peer: m.Peer, incarnation: m.incarnation, counts: new(peerCounts)}
+		if j, known := old.find(m.ID); known {
+			member.counts = old.members[j].counts
+		}
+		v.members[i] = member
+	}
+	if len(members) > 0 {
+		v.owners, v.digest = p.place(ring), digest.Sum64()
+	}
+	p.view.Store(v)
+	p.swapped(old, v)
+}
+
+// find returns the index of the member of that ID, if there is one.
+func (v *view) find(id string) (int, bool) {
+	return slices.BinarySearchFunc(v.members, id, func(p *peer, id string) int { return strings.Compare(p.ID, id) })
+}
+
+// noticed tells run that somebody of that ID is there whom the view does not have, or has in another incarnation.
+func (p *peers) noticed(id string) {
+	select {
+	case p.stranger <- id:
+	default: // it has been told already, or there is no run
+	}
+}
+
+var errShutDown = errors.New("shoal: the cache has been shut down")
+
+// ready waits until every listed address has been asked who it is, and returns what was wrong with the list.
+func (p *peers) ready(ctx context.Context) error {
+	if p.waiting == nil {
+		return nil
+	}
+	ready := make(chan error, 1)
+	select {
+	case p.waiting <- ready:
+	case <-p.done:
+		return errShutDown
+	case <-ctx.Done():
+		return fmt.Errorf("shoal: not all peers have been asked yet: %w", ctx.Err())
+	}
+	select {
+	case err := <-ready:
+		return err
+	case <-p.done:
+		return errShutDown
+	case <-ctx.Done():
+		return fmt.Errorf("shoal: not all peers have been asked yet: %w", ctx.Err())
+	}
+}
+
+// leave stops looking for peers, and makes this process one that owns nothing.
+func (p *peers) leave(ctx context.Context) error {
+	p.stop()
+	stopped := make(chan struct{})
+	go func() {
+		p.running.Wait()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		return fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
+	}
+	old := p.view.Load()
+	others := slices.Clone(old.members)
+	if old.self >= 0 {
+		others = slices.Delete(others, old.self, old.self+1)
+	}
+	p.swap(others, false)
+	return nil
+}
+
+// pause waits for about d or until it is woken, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(d - rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-wake:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+func validWeight(w float64) bool { return w > 0 && w <= math.MaxFloat64 }
+
+// normalAddr returns the one spelling of a base URL by which addresses are compared and IDs are made.
+func normalAddr(addr string) (string, error) {
+	if !strings.Contains(addr, "://") {
+		addr = "http://" + addr
+	}
+	u, err := url.Parse(addr)
+	switch {
+	case err != nil:
+		return "", err
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "", fmt.Errorf("%q is more than a base URL", addr)
+	case u.Scheme == "unix":
+		if u.Host != "" || u.Path == "" {
+			return "", fmt.Errorf("%q does not name a socket as unix:///path does", addr)
+		}
+		return "unix://" + u.EscapedPath(), nil
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "", fmt.Errorf("%q is neither http://, https:// nor unix://", addr)
+	case u.Hostname() == "":
+		return "", fmt.Errorf("%q names no host", addr)
+	}
+	host := strings.ToLower(u.Host)
+	if u.Scheme == "http" {
+		host = strings.TrimSuffix(host, ":80")
+	} else {
+		host = strings.TrimSuffix(host, ":443")
+	}
+	return u.Scheme + "://" + strings.TrimSuffix(host, ":") + strings.TrimRight(u.EscapedPath(), "/"), nil
+}

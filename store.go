@@ -1,0 +1,280 @@
+package shoal
+
+import (
+	"container/heap"
+	"hash/maphash"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoalcache/shoal/lru"
+)
+
+// A store is a group's memory in this process: entries in shards, each shard least recently used first out, all of them
+// under one budget in bytes that counts keys, values and what it costs to keep them.
+//
+// Room is made by what has expired before anything that lives. Values that would take more than an eighth of the budget
+// are not kept, so that one of them cannot empty the cache.
+type store struct {
+	seed   maphash.Seed
+	epoch  time.Time // when the store's clock, which the wall clock cannot move, began
+	max    atomic.Int64
+	used   atomic.Int64
+	shards []shard
+
+	oversized atomic.Int64
+}
+
+// An entry is what the store keeps of a key.
+type entry struct {
+	value   ByteView
+	expires time.Duration // on the store's clock; 0: never
+}
+
+type shard struct {
+	mu       sync.Mutex // guards what follows, but soonest may be read without it
+	entries  lru.Cache[string, *item]
+	expiring expiryHeap
+	soonest  atomic.Int64 // when the first of expiring ends; 0: there is none
+	hits     int64
+	evicted  int64
+	expired  int64
+
+	_ [64]byte // keeps shards off each other's cache lines
+}
+
+// An item is an entry in its shard.
+type item struct {
+	entry
+	key  string
+	cost int64
+	at   int // index in expiring; -1: not there
+}
+
+// entryOverhead is what an entry costs besides its key and value: the item, the list and map of lru, and the place in
+// expiring. It was measured; TestMemoryMatchesMaxBytes holds it to the heap.
+const entryOverhead = 208
+
+// bytesPerShard is what there must be of the budget for each shard. Small stores have one, and evict exactly.
+const bytesPerShard = 4 << 20
+
+func newStore(maxBytes int64) *store {
+	n := 1
+	for n < 64 && int64(n)*2*bytesPerShard <= maxBytes {
+		n *= 2
+	}
+	s := &store{seed: maphash.MakeSeed(), epoch: time.Now(), shards: make([]shard, n)}
+	s.max.Store(maxBytes)
+	return s
+}
+
+// now is the time on the store's clock.
+func (s *store) now() time.Duration { return time.Since(s.epoch) }
+
+func (s *store) shardOf(key string) *shard {
+	return &s.shards[maphash.String(s.seed, key)&uint64(len(s.shards)-1)]
+}
+
+// get returns the live entry of key, counts a hit, and takes note that key is in use.
+func (s *store) get(key string) (entry, bool) {
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	it, ok := sh.entries.Get(key)
+	if !ok {
+		return entry{}, false
+	}
+	if it.expires != 0 && it.expires <= s.now() {
+		s.expireLocked(sh, it)
+		return entry{}, false
+	}
+	sh.hits++
+	return it.entry, true
+}
+
+// peek returns the live entry of key and leaves no trace.
+func (s *store) peek(key string) (entry, bool) {
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	it, ok := sh.entries.Peek(key)
+	if !ok || it.expires != 0 && it.expires <= s.now() {
+		return entry{}, false
+	}
+	return it.entry, true
+}
+
+// remaining is how long e will live: 0 means for ever.
+func (s *store) remaining(e entry) time.Duration {
+	if e.expires == 0 {
+		return 0
+	}
+	return max(e.expires-s.now(), 1)
+}
+
+// set keeps value under key for ttl, or for ever if ttl is 0. What was there goes, even if value is too large to be kept.
+// The slice is the store's from then on.
+func (s *store) set(key string, value []byte, ttl time.Duration) entry {
+	e := entry{value: NewByteView(value)}
+	if now := s.now(); ttl > 0 && ttl <= math.MaxInt64-now { // else for ever, as good as
+		e.expires = now + ttl
+	}
+	own := append([]byte(nil), key...) // key may be a part of something large
+	it := &item{entry: e, key: NewByteView(own).s, at: -1}
+	it.cost = int64(cap(own)) + int64(cap(value)) + entryOverhead // what the allocator gave, not what was asked for
+
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	s.removeLocked(sh, key)
+	fits := it.cost <= s.max.Load()/8
+	if fits {
+		sh.entries.Add(it.key, it, it.cost)
+		s.used.Add(it.cost)
+		if e.expires != 0 {
+			heap.Push(&sh.expiring, it)
+			sh.noteSoonest()
+		}
+	}
+	sh.mu.Unlock()
+
+	if fits {
+		s.shrink(sh)
+	} else {
+		s.oversized.Add(1)
+	}
+	return e
+}
+
+// setMax changes the budget, and evicts until it is kept.
+func (s *store) setMax(n int64) {
+	s.max.Store(max(n, 0))
+	s.shrink(&s.shards[0])
+}
+
+// retain drops every entry for whose key keep is false.
+func (s *store) retain(keep func(key string) bool) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		keys := make([]string, 0, sh.entries.Len())
+		for key := range sh.entries.All() {
+			keys = append(keys, key)
+		}
+		sh.mu.Unlock()
+		for _, key := range keys {
+			if keep(key) {
+				continue
+			}
+			sh.mu.Lock()
+			s.removeLocked(sh, key)
+			sh.mu.Unlock()
+		}
+	}
+}
+
+// shrink makes room: it drops what has expired, wherever that is; then what was used least recently in grown, the
+// shard that has just got an entry, but for that entry; then in the others.
+func (s *store) shrink(grown *shard) {
+	if s.used.Load() <= s.max.Load() {
+		return
+	}
+	now := s.now()
+	for i := range s.shards {
+		sh := &s.shards[i]
+		if soonest := sh.soonest.Load(); soonest == 0 || time.Duration(soonest) > now {
+			continue
+		}
+		sh.mu.Lock()
+		for len(sh.expiring) > 0 && sh.expiring[0].expires <= now {
+			s.expireLocked(sh, sh.expiring[0])
+		}
+		sh.mu.Unlock()
+	}
+	s.evict(grown, 1)
+	for i := range s.shards {
+		s.evict(&s.shards[i], 0)
+	}
+}
+
+// evict drops the least recently used entries of sh while the budget is exceeded and more than spare are left.
+func (s *store) evict(sh *shard, spare int) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for s.used.Load() > s.max.Load() && sh.entries.Len() > spare {
+		_, it, _ := sh.entries.RemoveOldest()
+		s.forgetLocked(sh, it)
+		sh.evicted++
+	}
+}
+
+func (s *store) expireLocked(sh *shard, it *item) {
+	s.removeLocked(sh, it.key)
+	sh.expired++
+}
+
+func (s *store) removeLocked(sh *shard, key string) {
+	if it, ok := sh.entries.Peek(key); ok {
+		sh.entries.Remove(key)
+		s.forgetLocked(sh, it)
+	}
+}
+
+// forgetLocked undoes what set did for it beside its place among the entries.
+func (s *store) forgetLocked(sh *shard, it *item) {
+	s.used.Add(-it.cost)
+	if it.at >= 0 {
+		heap.Remove(&sh.expiring, it.at)
+		sh.noteSoonest()
+	}
+}
+
+func (sh *shard) noteSoonest() {
+	var soonest time.Duration
+	if len(sh.expiring) > 0 {
+		soonest = sh.expiring[0].expires
+	}
+	sh.soonest.Store(int64(soonest))
+}
+
+// count adds to st what the store knows.
+func (s *store) count(st *GroupStats) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		st.Entries += int64(sh.entries.Len())
+		st.Hits += sh.hits
+		st.Evicted += sh.evicted
+		st.Expired += sh.expired
+		sh.mu.Unlock()
+	}
+	st.Bytes = s.used.Load()
+	st.MaxBytes = s.max.Load()
+	st.Oversized = s.oversized.Load()
+}
+
+// An expiryHeap is a heap, as in container/heap, whose first item expires first.
+type expiryHeap []*item
+
+func (h expiryHeap) Len() int           { return len(h) }
+func (h expiryHeap) Less(i, j int) bool { return h[i].expires < h[j].expires }
+
+func (h expiryHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+
+func (h *expiryHeap) Push(x any) {
+	it := x.(*item)
+	it.at = len(*h)
+	*h = append(*h, it)
+}
+
+func (h *expiryHeap) Pop() any {
+	old := *h
+	it := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	it.at = -1
+	return it
+}
