@@ -117,9 +117,6 @@ func (c *Cache) fetch(ctx context.Context, p *peer, group, key string) (found, e
 	op := "get"
 	if err == nil {
 		c.heard(reply.GetSender())
-		if reply.GetSender().GetIncarnation() != p.incarnation {
-			c.peers.noticed(p.ID)
-		}
 		switch a := reply.GetAnswer().(type) {
 		case *shoalpb.Reply_Value:
 			return found{value: NewByteView(a.Value.Value), ttl: time.Duration(a.Value.Ttl), loaded: a.Value.Loaded, fetched: true}, nil
@@ -307,7 +304,7 @@ func (a *answering) shoal(r *http.Request) {
 	a.c.heard(req.GetSender())
 	switch op := req.GetOp().(type) {
 	case *shoalpb.Request_Hello:
-		a.c.greeted(req.GetSender())
+		a.c.peers.noticed(string(req.GetSender().GetId()), req.GetSender().GetIncarnation())
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.introduction()}})
 	case *shoalpb.Request_Fetch:
 		if req.GetSender().GetIncarnation() == a.c.peers.incarnation {
@@ -410,27 +407,18 @@ func failed(err error) *shoalpb.Failed {
 
 func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 
-// heard takes note of a message's sender.
+// heard takes note of who sent a message.
 func (c *Cache) heard(s *shoalpb.Sender) {
 	view := c.peers.view.Load()
-	if m := view.member(s); m != nil {
+	i, ok := view.find(string(s.GetId()))
+	if !ok {
+		return
+	}
+	if m := view.members[i]; m.incarnation == s.GetIncarnation() {
 		m.counts.agrees.Store(s.GetView() == view.digest)
+	} else {
+		c.peers.noticed(m.ID, s.GetIncarnation()) // it has been started anew
 	}
-}
-
-// greeted takes note of a greeting. Who is there is asked back, if it is not known in this incarnation.
-func (c *Cache) greeted(s *shoalpb.Sender) {
-	if c.peers.view.Load().member(s) == nil {
-		c.peers.noticed(string(s.GetId()))
-	}
-}
-
-// member returns the member of v that s is, or nil.
-func (v *view) member(s *shoalpb.Sender) *peer {
-	if i, ok := v.find(string(s.GetId())); ok && v.members[i].incarnation == s.GetIncarnation() {
-		return v.members[i]
-	}
-	return nil
 }
 
 func (c *Cache) checkKey(key string) error {

@@ -101,28 +101,35 @@ type peers struct {
 
 	view atomic.Pointer[view]
 
-	lists    chan []Peer       // what discovery has said
-	greeted  chan greeting     // what has come of a greeting
-	waiting  chan chan<- error // who waits for ready
-	stranger chan string       // the ID of somebody who is there, but not in the view
-	done     <-chan struct{}   // closed by stop
-	stop     context.CancelFunc
-	running  sync.WaitGroup
+	lists   chan []Peer       // what discovery has said
+	greeted chan greeting     // what has come of a greeting
+	waiting chan chan<- error // who waits for ready
+	seen    chan sighting     // who has been seen
+	done    <-chan struct{}   // closed by stop
+	stop    context.CancelFunc
+	running sync.WaitGroup
 }
 
 // A candidate is a listed address.
 type candidate struct {
 	asked  bool          // once at least, whatever has come of it
 	met    *peer         // who has answered, if somebody has
-	turn   int           // counts answers: the later one has the higher
+	turn   int           // the higher, the later this process was met
 	wake   chan struct{} // asks again
 	cancel context.CancelFunc
 }
 
+// A greeting is what has come of asking the process at addr who it is.
 type greeting struct {
 	addr string
 	met  *peer
 	err  error
+}
+
+// A sighting is somebody who greets, or answers in another's place.
+type sighting struct {
+	id          string
+	incarnation uint64
 }
 
 // A candidate that does not answer is asked again after firstRetry, then twice that, and so on up to lastRetry, each
@@ -138,7 +145,7 @@ func (p *peers) start(discover Discovery) {
 		return
 	}
 	p.lists, p.greeted, p.waiting = make(chan []Peer), make(chan greeting), make(chan chan<- error)
-	p.stranger = make(chan string, 1)
+	p.seen = make(chan sighting, 16)
 	p.running.Go(func() { p.run(ctx) })
 	p.running.Go(func() { p.discover(ctx, discover) })
 }
@@ -150,14 +157,10 @@ func (p *peers) discover(ctx context.Context, discover Discovery) {
 		case <-ctx.Done():
 		}
 	}
-	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
-		err := discover(ctx, p.self, set)
-		if ctx.Err() != nil {
-			return
-		}
-		p.log.Warn("shoal: discovery has ended and will be started again", "error", err)
-		if !pause(ctx, retry, nil) {
-			return
+	for retry := firstRetry; ctx.Err() == nil; retry = min(2*retry, lastRetry) {
+		if err := discover(ctx, p.self, set); ctx.Err() == nil {
+			p.log.Warn("shoal: discovery has ended and will be started again", "error", err)
+			pause(ctx, retry, nil)
 		}
 	}
 }
@@ -181,12 +184,8 @@ func (p *peers) run(ctx context.Context) {
 			if c := candidates[g.addr]; c != nil {
 				p.answered(c, g, turn)
 			}
-		case id := <-p.stranger:
-			for _, c := range candidates {
-				if c.met == nil || c.met.ID == id {
-					wakeUp(c)
-				}
-			}
+		case s := <-p.seen:
+			wake(candidates, s)
 		case w := <-p.waiting:
 			waiting = append(waiting, w)
 		}
@@ -245,7 +244,7 @@ func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer
 	return candidates, errors.Join(bad...)
 }
 
-// greet asks the process at addr who it is: until it has answered, and then whenever it is woken.
+// greet asks the process at addr who it is: until it has answered, and then when it is woken.
 func (p *peers) greet(ctx context.Context, addr string, wake <-chan struct{}) {
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
 		met, err := p.hello(ctx, addr)
@@ -254,17 +253,21 @@ func (p *peers) greet(ctx context.Context, addr string, wake <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		}
-		if err != nil {
-			if !pause(ctx, retry, wake) {
-				return
+		var woken bool
+		if err == nil {
+			select {
+			case <-wake:
+				woken = true
+			case <-ctx.Done():
 			}
-			continue
+		} else if woken = pause(ctx, retry, wake); woken {
+			pause(ctx, firstRetry, nil) // two that cannot hear each other must not wake each other without end
 		}
-		select {
-		case <-wake:
-			retry = firstRetry
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return
+		}
+		if woken {
+			retry = firstRetry / 2
 		}
 	}
 }
@@ -286,32 +289,44 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 		g.met.Addr = cmp.Or(p.self.Addr, g.addr)
 	}
 	g.met.ID = cmp.Or(g.met.ID, g.addr)
-	c.met, c.turn = g.met, turn
+	if c.met == nil || c.met.incarnation != g.met.incarnation {
+		c.turn = turn
+	}
+	c.met = g.met
 }
 
-// wakeUp asks c again, at once if it waits for its next turn.
-func wakeUp(c *candidate) {
-	select {
-	case c.wake <- struct{}{}:
-	default:
+// wake asks again who may be the one that has been seen, unless that one is known: a candidate of the same ID that was
+// another process, and those that have not answered yet.
+func wake(candidates map[string]*candidate, s sighting) {
+	for _, c := range candidates {
+		if c.met != nil && c.met.ID == s.id && c.met.incarnation == s.incarnation {
+			return
+		}
+	}
+	for _, c := range candidates {
+		if c.met == nil || c.met.ID == s.id {
+			select {
+			case c.wake <- struct{}{}:
+			default: // it has been asked for already
+			}
+		}
 	}
 }
 
 // look makes the view that the candidates give, and swaps it in if it is another than the one there is.
 func (p *peers) look(candidates map[string]*candidate) {
-	byID := make(map[string]*candidate)
+	byProcess := make(map[uint64]*candidate)
 	for _, c := range candidates {
 		if c.met == nil {
 			continue
 		}
-		switch other := byID[c.met.ID]; {
-		case other == nil:
-			byID[c.met.ID] = c
-		case other.met.incarnation == c.met.incarnation: // one process at two addresses
-			if c.met.Addr < other.met.Addr {
-				byID[c.met.ID] = c
-			}
-		case c.turn > other.turn: // the later process of an ID has replaced the earlier one
+		if other := byProcess[c.met.incarnation]; other == nil || c.met.Addr < other.met.Addr { // one process may be listed twice
+			byProcess[c.met.incarnation] = c
+		}
+	}
+	byID := make(map[string]*candidate)
+	for _, c := range byProcess {
+		if other := byID[c.met.ID]; other == nil || c.turn > other.turn { // the later has replaced the earlier
 			byID[c.met.ID] = c
 		}
 	}
@@ -359,11 +374,14 @@ func (v *view) find(id string) (int, bool) {
 	return slices.BinarySearchFunc(v.members, id, func(p *peer, id string) int { return strings.Compare(p.ID, id) })
 }
 
-// noticed tells run that somebody of that ID is there whom the view does not have, or has in another incarnation.
-func (p *peers) noticed(id string) {
+// noticed tells run who has been seen.
+func (p *peers) noticed(id string, incarnation uint64) {
+	if incarnation == p.incarnation {
+		return
+	}
 	select {
-	case p.stranger <- id:
-	default: // it has been told already, or there is no run
+	case p.seen <- sighting{id, incarnation}:
+	default: // there is no run, or enough for it to do: what is missed is seen again
 	}
 }
 
@@ -414,16 +432,17 @@ func (p *peers) leave(ctx context.Context) error {
 	return nil
 }
 
-// pause waits for about d or until it is woken, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+// pause waits for about d, or until ctx ends or it is woken, and reports whether it was.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) (woken bool) {
 	timer := time.NewTimer(d - rand.N(d/2))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-wake:
+		return true
 	case <-ctx.Done():
 	}
-	return ctx.Err() == nil
+	return false
 }
 
 func validWeight(w float64) bool { return w > 0 && w <= math.MaxFloat64 }

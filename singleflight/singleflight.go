@@ -33,6 +33,7 @@ type Flight[K comparable, V any] struct {
 	sealed  bool          // who comes now gathers in next
 	over    bool          // ended, abandoned or forgotten: it commits nothing any more
 	next    *Flight[K, V] // begins when this one is over
+	behind  *Flight[K, V] // the one whose next this is
 
 	done  chan struct{} // closed when value and err are there
 	value V
@@ -42,8 +43,8 @@ type Flight[K comparable, V any] struct {
 // Do returns what fn returns for key. If a flight of key can be joined, the result is that flight's, and this fn is not
 // called.
 //
-// fn runs in a goroutine of its own, under a context that carries no values and ends when the last caller has left
-// or, if timeout is positive, that long after the start. After timeout the callers get
+// fn runs in a goroutine of its own, under a context that carries no values and ends when the last caller has left, those
+// gathered behind it included, or, if timeout is positive, that long after the start. After timeout the callers get
 // [context.DeadlineExceeded] even if fn has not noticed. A caller whose ctx ends leaves with the error of ctx; the
 // others stay. If fn panics or calls [runtime.Goexit], the error of all is a [*PanicError].
 func (g *Group[K, V]) Do(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error)) (V, error) {
@@ -113,7 +114,7 @@ func (g *Group[K, V]) board(key K, timeout time.Duration, fn func(context.Contex
 		if f == nil {
 			g.startLocked(next)
 		} else {
-			f.next = next
+			f.next, next.behind = next, f
 		}
 		f = next
 	} else if f.sealed {
@@ -171,7 +172,7 @@ func (f *Flight[K, V]) end(value V, err error) {
 	f.value, f.err = value, err
 	close(f.done)
 	if next := f.next; err != nil && next != nil {
-		f.next = nil
+		f.next, next.behind = nil, nil
 		next.over, next.err = true, err
 		close(next.done)
 	}
@@ -182,7 +183,10 @@ func (f *Flight[K, V]) leave() {
 	f.group.mu.Lock()
 	defer f.group.mu.Unlock()
 	f.waiters--
-	if f.waiters == 0 && f.cancel != nil { // a flight that only gathers is passed over by forgetLocked
+	if f.behind != nil {
+		f = f.behind // which goes on for whoever waits, before it or behind it
+	}
+	if f.cancel != nil && f.waiters == 0 && (f.next == nil || f.next.waiters == 0) {
 		f.cancel()
 		f.forgetLocked()
 	}
@@ -195,10 +199,12 @@ func (f *Flight[K, V]) forgetLocked() {
 	}
 	f.over = true
 	delete(f.group.flights, f.key)
-	if next := f.next; next != nil && next.waiters > 0 {
-		f.group.startLocked(next)
+	if next := f.next; next != nil {
+		f.next, next.behind = nil, nil
+		if next.waiters > 0 {
+			f.group.startLocked(next)
+		}
 	}
-	f.next = nil
 }
 
 // A PanicError is the error of a call that panicked or called [runtime.Goexit].

@@ -1,0 +1,5 @@
+//go:build race
+
+package consistenthash_test
+
+const race = true

@@ -1,0 +1,4 @@
+package shoal
+
+// NormalAddr is for tests outside the package.
+var NormalAddr = normalAddr
