@@ -24,6 +24,7 @@ type hosts struct {
 	mu       sync.Mutex // guards handlers
 	handlers map[string]http.Handler
 	asked    atomic.Int64
+	slowly   atomic.Int64 // if not zero, how long each byte of an answer takes
 }
 
 func (h *hosts) set(host string, handler http.Handler) {
@@ -49,7 +50,11 @@ func (h *hosts) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
-	return w.Result(), nil
+	resp := w.Result()
+	if every := h.slowly.Load(); every != 0 {
+		resp.Body = &trickle{w.Body.Bytes(), r.Context(), time.Duration(every)}
+	}
+	return resp, nil
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))

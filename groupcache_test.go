@@ -1,0 +1,94 @@
+package shoal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/golang/groupcache"
+
+	"github.com/shoalcache/shoal"
+)
+
+// TestGroupcacheIsAnswered asks with the client of golang/groupcache itself.
+func TestGroupcacheIsAnswered(t *testing.T) {
+	cache, err := shoal.New(&shoal.Options{MaxKeyBytes: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "a group/ü+%"
+	shoal.NewGroup(cache, name, func(_ context.Context, key string) (string, error) {
+		switch key {
+		case "missing":
+			return "", shoal.ErrNotFound
+		case "broken":
+			return "", errors.New("broken")
+		}
+		return "<" + key + ">", nil
+	}, nil)
+	mux := http.NewServeMux()
+	mux.Handle("/_groupcache/", cache)
+	behindMux, bare := httptest.NewServer(mux), httptest.NewServer(cache)
+	defer behindMux.Close()
+	defer bare.Close()
+
+	pool := groupcache.NewHTTPPoolOpts("http://self", nil)
+	errLocal := errors.New("the peer did not answer, so groupcache loads itself")
+	theirs := groupcache.NewGroup(name, 1<<20, groupcache.GetterFunc(func(context.Context, string, groupcache.Sink) error {
+		return errLocal
+	}))
+	get := func(key string) (v string, err error) {
+		err = theirs.Get(t.Context(), key, groupcache.StringSink(&v))
+		return v, err
+	}
+
+	keys := []string{"plain", "a b", "a+b", "a%20b", "a%2Bb", "100%", "a/b", "//", "/a/../b/", "a.b", "...", "?q=1&r#f", "_groupcache/", "/_shoal/", "ключ", "\x00\n", "\xff\xfe"}
+	for b := range 256 {
+		keys = append(keys, "byte "+string([]byte{byte(b)}))
+	}
+	pool.Set(behindMux.URL)
+	for _, key := range keys {
+		if v, err := get(key); v != "<"+key+">" || err != nil {
+			t.Errorf("Get(%q) = %q, %v", key, v, err)
+		}
+	}
+	// A ServeMux cleans these paths away before any handler sees them.
+	pool.Set(bare.URL)
+	for _, key := range []string{".", ".."} {
+		if v, err := get(key); v != "<"+key+">" || err != nil {
+			t.Errorf("Get(%q) = %q, %v", key, v, err)
+		}
+	}
+	for _, key := range []string{"missing", "broken", strings.Repeat("k", 301)} {
+		if v, err := get(key); !errors.Is(err, errLocal) {
+			t.Errorf("Get(%.10q) = %q, %v", key, v, err)
+		}
+	}
+}
+
+func TestGroupcachesPathIsRefusedWhereItNamesNothing(t *testing.T) {
+	cache, _ := alone(t, &shoal.Options{MaxKeyBytes: 10}, upper)
+	for path, want := range map[string]int{
+		"/_groupcache/g/key":              200,
+		"/below/a/path/_groupcache/g/key": 200,
+		"/_groupcache/nope/key":           404,
+		"/_groupcache/g":                  400,
+		"/_groupcache/":                   400,
+		"/_groupcache/g/" + url.PathEscape("longer than ten"): 413,
+		"/_shoal/": 404, // a GET
+	} {
+		w := httptest.NewRecorder()
+		cache.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != want {
+			t.Errorf("GET %s: status %d, want %d", path, w.Code, want)
+		}
+	}
+	if s := cache.Stats(); fmt.Sprint(s.Refused) != fmt.Sprint(shoal.Refusals{Malformed: 2, Unknown: 1, TooLarge: 1, NoGroup: 1}) {
+		t.Errorf("%+v", s.Refused)
+	}
+}
