@@ -25,7 +25,7 @@ func views(data string) map[string]ByteView {
 		"bytes":       NewByteView([]byte(data)),
 		"namedBytes":  NewByteView(namedBytes(data)),
 		"spacious":    NewByteView(spacious),
-		"slice":       NewByteView("<" + data + ">").Slice(1, 1+len(data)),
+		"slice":       NewByteView("<"+data+">").Slice(1, 1+len(data)),
 	}
 }
 
@@ -209,10 +209,4 @@ func TestWriteToReportsTheError(t *testing.T) {
 	if n, err := NewByteView("abc").WriteTo(w); n != 0 || err != broken {
 		t.Errorf("got %d, %v", n, err)
 	}
-}
-
-func ExampleNewByteView() {
-	v := NewByteView("read only")
-	fmt.Println(v.Len(), v.Slice(0, 4), v.EqualString("read only"))
-	// Output: 9 read true
 }

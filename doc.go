@@ -1,0 +1,55 @@
+// Package shoal is a distributed cache that lives inside your processes, in the style of golang/groupcache.
+//
+// A process makes a [Cache], mounts it on its HTTP server, and names groups of keys, each with a function that loads a
+// value from where it comes from: a database, a service, a computation. Processes that know each other split the keys
+// among them. A key is loaded once, by the process that owns it, however many goroutines and processes ask; it is kept
+// in that process's memory, and the others fetch it from there.
+//
+//	cache, err := shoal.New(&shoal.Options{Self: self, Discovery: shoal.Static(all...)})
+//	users := shoal.NewGroup(cache, "users", loadUser, &shoal.GroupOptions[User]{TTL: time.Minute})
+//	http.Handle("/_shoal/", cache)
+//	user, err := users.Get(ctx, id)
+//
+// # A Get
+//
+// What memory holds is returned at once: a hit of a Group[ByteView] or Group[string] neither copies nor allocates. Else,
+// if another process owns the key, it is asked, in one HTTP exchange; it answers from its memory or loads the value
+// itself, and never asks further. If this process owns the key, it runs the [Getter].
+//
+// While a Getter runs, all who ask for its key wait for that one run, here and at other processes. Each leaves when its
+// own context ends; the run goes on until the last has left, or GroupOptions.LoadTimeout has passed. A Getter that
+// panics, or calls [runtime.Goexit], gives all who wait a [*PanicError], wherever they are, and the next Get begins
+// anew.
+//
+// # Errors
+//
+// [ErrNotFound] says that the key has no value, and crosses from process to process as itself. A [*PeerError] says which
+// process failed at what: with Op "load" its Getter returned an error, of which the text has come along, and has not
+// been tried again here. A process that cannot be reached, is too busy, or answers what is not Shoal's, such as a
+// proxy's 404, fails nobody: the key is then loaded here, once for all who ask here, and not kept. Only a group without
+// a Getter returns that as a [*PeerError], with Op "get". Stats().Peers tells of it in any case.
+//
+// # Who owns a key
+//
+// A [Discovery] lists the addresses of all processes, this one among them. Each is asked who it is, and becomes a peer,
+// under its ID, when it has answered; [Cache.Ready] waits for that. Owners are chosen by package consistenthash among
+// the peers that a process sees. Processes that see different peers choose differently for some keys: both answer, and
+// neither waits for the other, but such a key may be loaded twice. A process that is not on its own list owns nothing
+// and is the others' client; one without any list owns everything.
+//
+// # Memory
+//
+// GroupOptions.MaxBytes bounds what a group takes in one process: keys, values, and what it costs to keep them. What has
+// expired makes room first, then what was used least recently. A value that would take more than an eighth of it is
+// served and not kept.
+//
+// # Testing
+//
+// Package cachetest makes clusters in memory, with faults, for use inside testing/synctest.
+//
+// # Compatibility
+//
+// The wire, shoalpb/shoal.proto, has a version in its content type, and fields are only ever added. A Cache mounted at
+// /_groupcache/ also answers golang/groupcache's clients, and consistenthash.Ring(50, nil) chooses the owners that
+// groupcache does, so that a fleet can change over process by process.
+package shoal
