@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
-	"runtime"
-	"slices"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -24,34 +23,33 @@ type Codec[V any] interface {
 
 // codecFor returns the Codec that V has without the user's doing, or says why V would not come back as it went in.
 func codecFor[V any]() (Codec[V], error) {
-	t := reflect.TypeFor[V]()
 	for _, c := range []any{viewCodec{}, stringCodec{}, bytesCodec{}} {
 		if c, ok := c.(Codec[V]); ok {
 			return c, nil
 		}
 	}
+	t := reflect.TypeFor[V]()
 	if t.Implements(reflect.TypeFor[proto.Message]()) {
 		if t.Kind() != reflect.Pointer {
 			return nil, fmt.Errorf("%s does not say which message it is", t)
 		}
+		if from := promoted(t, "ProtoReflect"); from != "" {
+			return nil, fmt.Errorf("protobuf knows only the %s in %s", from, t)
+		}
 		return protoCodec[V]{}, nil
 	}
-	for _, f := range textForms {
-		if !f.has(t) {
-			continue
-		}
-		if from := promoted(t, f.marshal); from != "" {
-			return nil, fmt.Errorf("%s is encoded by the %s of its embedded %s, which leaves out the rest", t, f.marshal, from)
-		}
-		if f.codec {
-			return binaryCodec[V]{}, nil
-		}
-		return jsonCodec[V]{}, nil
+	if applies, lost := binaryMethods.of(t, true); lost != "" {
+		return nil, errors.New(lost)
+	} else if applies {
+		return binaryCodec[V]{}, nil
 	}
-	if t.Kind() == reflect.String || t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 {
+	ownJSON, _ := jsonMethods.of(t, true)
+	ownText, _ := textMethods.of(t, true)
+	if isString, isSlice := t.Kind() == reflect.String, t.Kind() == reflect.Slice; !ownJSON && !ownText &&
+		(isString || isSlice && t.Elem().Kind() == reflect.Uint8) {
 		return kindCodec[V]{}, nil
 	}
-	if lost := lostInJSON(t, nil); lost != "" {
+	if lost := lostInJSON(t, true, nil); lost != "" {
 		return nil, fmt.Errorf("JSON does not keep %s", lost)
 	}
 	return jsonCodec[V]{}, nil
@@ -88,7 +86,7 @@ func (kindCodec[V]) Decode(data []byte) (v V, err error) {
 	if r.Kind() == reflect.String {
 		r.SetString(string(data))
 	} else {
-		r.SetBytes(bytes.Clone(data))
+		r.SetBytes(append([]byte{}, data...))
 	}
 	return v, nil
 }
@@ -112,29 +110,19 @@ func (protoCodec[V]) Decode(data []byte) (v V, err error) {
 type binaryCodec[V any] struct{}
 
 func (binaryCodec[V]) Append(b []byte, v V) ([]byte, error) {
-	switch m := any(&v).(type) {
-	case encoding.BinaryAppender:
-		return m.AppendBinary(b)
-	case encoding.BinaryMarshaler:
-		return appendMarshaled(b, m)
+	if r := reflect.ValueOf(v); r.Kind() == reflect.Pointer && r.IsNil() {
+		return b, fmt.Errorf("a nil %T has no encoding", v)
 	}
-	if m, ok := any(v).(encoding.BinaryAppender); ok {
-		return m.AppendBinary(b)
+	m, ok := any(&v).(encoding.BinaryMarshaler)
+	if !ok {
+		m = any(v).(encoding.BinaryMarshaler)
 	}
-	return appendMarshaled(b, any(v).(encoding.BinaryMarshaler))
-}
-
-func appendMarshaled(b []byte, m encoding.BinaryMarshaler) ([]byte, error) {
 	data, err := m.MarshalBinary()
-	if len(b) == 0 {
-		return data, err
-	}
-	return append(b, data...), err
+	return append(b, data...), err // data may be the value's own
 }
 
 func (binaryCodec[V]) Decode(data []byte) (v V, err error) {
-	// The contract of UnmarshalBinary lets it change data, that of Decode does not.
-	data = bytes.Clone(data)
+	data = bytes.Clone(data) // UnmarshalBinary may change what it gets
 	if m, ok := any(&v).(encoding.BinaryUnmarshaler); ok {
 		return v, m.UnmarshalBinary(data)
 	}
@@ -145,107 +133,11 @@ func (binaryCodec[V]) Decode(data []byte) (v V, err error) {
 type jsonCodec[V any] struct{}
 
 func (jsonCodec[V]) Append(b []byte, v V) ([]byte, error) {
-	data, err := json.Marshal(v)
-	if len(b) == 0 {
-		return data, err
-	}
+	data, err := json.Marshal(&v) // by address: its marshaler may be the pointer's
 	return append(b, data...), err
 }
 
 func (jsonCodec[V]) Decode(data []byte) (v V, err error) {
+	data = bytes.Clone(data) // as with UnmarshalBinary
 	return v, json.Unmarshal(data, &v)
-}
-
-// A textForm is a pair of methods by which a type encodes itself: with codec, as a group's values; without, in JSON.
-type textForm struct {
-	marshal, unmarshal string
-	marshaler, back    reflect.Type
-	codec              bool
-}
-
-var textForms = []textForm{
-	{"MarshalBinary", "UnmarshalBinary", reflect.TypeFor[encoding.BinaryMarshaler](), reflect.TypeFor[encoding.BinaryUnmarshaler](), true},
-	{"MarshalJSON", "UnmarshalJSON", reflect.TypeFor[json.Marshaler](), reflect.TypeFor[json.Unmarshaler](), false},
-	{"MarshalText", "UnmarshalText", reflect.TypeFor[encoding.TextMarshaler](), reflect.TypeFor[encoding.TextUnmarshaler](), false},
-}
-
-// has reports whether values of t encode themselves and can be made again.
-func (f textForm) has(t reflect.Type) bool {
-	either := func(i reflect.Type) bool { return t.Implements(i) || reflect.PointerTo(t).Implements(i) }
-	return t.Kind() != reflect.Interface && either(f.marshaler) && either(f.back)
-}
-
-// promoted returns the name of the embedded field whose method stands for t's, or "" if the method is t's own.
-func promoted(t reflect.Type, method string) string {
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct || t.NumField() == 1 {
-		return "" // a struct of nothing else loses nothing
-	}
-	m, ok := t.MethodByName(method)
-	if !ok {
-		m, ok = reflect.PointerTo(t).MethodByName(method)
-	}
-	if !ok {
-		return ""
-	}
-	// The compiler writes a wrapper for a promoted method, which has no line in any file.
-	if file, _ := runtime.FuncForPC(m.Func.Pointer()).FileLine(m.Func.Pointer()); file != "<autogenerated>" {
-		return ""
-	}
-	for field := range t.Fields() {
-		if _, ok := reflect.PointerTo(field.Type).MethodByName(method); field.Anonymous && ok {
-			return field.Name
-		}
-		if _, ok := field.Type.MethodByName(method); field.Anonymous && ok {
-			return field.Name
-		}
-	}
-	return ""
-}
-
-// lostInJSON describes the first part of t that encoding/json drops in silence or cannot make again, or returns "".
-// Inside are the types that t is part of.
-func lostInJSON(t reflect.Type, inside []reflect.Type) string {
-	if slices.Contains(inside, t) {
-		return ""
-	}
-	for _, f := range textForms[1:] {
-		if f.has(t) {
-			if from := promoted(t, f.marshal); from != "" {
-				return fmt.Sprintf("all of %s, which is encoded by the %s of its embedded %s", t, f.marshal, from)
-			}
-			return ""
-		}
-	}
-	inside = append(inside, t)
-	switch t.Kind() {
-	case reflect.Chan, reflect.Func, reflect.UnsafePointer, reflect.Complex64, reflect.Complex128, reflect.Uintptr:
-		return t.String()
-	case reflect.Interface:
-		if t.NumMethod() > 0 {
-			return fmt.Sprintf("what %s stands for", t)
-		}
-	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return lostInJSON(t.Elem(), inside)
-	case reflect.Map:
-		if k := t.Key().Kind(); k != reflect.String && (k < reflect.Int || k > reflect.Uint64) && !textForms[2].has(t.Key()) {
-			return fmt.Sprintf("%s as a key", t.Key())
-		}
-		return lostInJSON(t.Elem(), inside)
-	case reflect.Struct:
-		for field := range t.Fields() {
-			if field.Tag.Get("json") == "-" || field.Name == "_" {
-				continue // said to be left out
-			}
-			if !field.IsExported() && !field.Anonymous {
-				return fmt.Sprintf("the field %s of %s, which is not exported", field.Name, t)
-			}
-			if lost := lostInJSON(field.Type, inside); lost != "" {
-				return lost
-			}
-		}
-	}
-	return ""
 }

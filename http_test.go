@@ -222,7 +222,6 @@ func newImpostor(t *testing.T) *impostor {
 	t.Helper()
 	h := new(hosts)
 	im := impostor{hosts: h}
-	im.cache = newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b")}, "a")
 	h.set("b", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		req := new(shoalpb.Request)
@@ -239,6 +238,7 @@ func newImpostor(t *testing.T) *impostor {
 		}
 		(*im.answer.Load())(w, r)
 	}))
+	im.cache = newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b")}, "a")
 	ready(t, im.cache)
 	wantIDs(t, im.cache, "b http://a")
 	im.group = shoal.NewGroup(im.cache, "g", func(ctx context.Context, key string) (string, error) {
@@ -250,7 +250,7 @@ func newImpostor(t *testing.T) *impostor {
 		asked = true
 		http.Error(w, "", 500)
 	})
-	for k := 0; !asked; k++ {
+	for k := 0; !asked && k < 1000; k++ {
 		im.key = fmt.Sprint("key ", k)
 		im.group.Get(t.Context(), im.key)
 	}

@@ -11,16 +11,17 @@ import (
 	"github.com/shoalcache/shoal/lru"
 )
 
-// A store is a group's memory in this process: entries in shards, each shard least recently used first out, all of them
-// under one budget in bytes that counts keys, values and what it costs to keep them.
+// A store is a group's memory in this process, under a budget in bytes that counts keys, values and what it costs to
+// keep them. Shards only spread its locks: there is one budget, and what was used least recently goes first, whichever
+// shard it is in. What has expired goes before anything that lives.
 //
-// Room is made by what has expired before anything that lives. Values that would take more than an eighth of the budget
-// are not kept, so that one of them cannot empty the cache.
+// Values that would take more than an eighth of the budget are not kept, so that one of them cannot empty the cache.
 type store struct {
 	seed   maphash.Seed
 	epoch  time.Time // when the store's clock, which the wall clock cannot move, began
 	max    atomic.Int64
-	used   atomic.Int64
+	used   atomic.Int64 // of the budget
+	tick   atomic.Int64 // counts sets, and so tells what was used before what
 	shards []shard
 
 	oversized atomic.Int64
@@ -33,10 +34,11 @@ type entry struct {
 }
 
 type shard struct {
-	mu       sync.Mutex // guards what follows, but soonest may be read without it
+	mu       sync.Mutex // guards what follows, but soonest and oldest are written under it and read without
 	entries  lru.Cache[string, *item]
 	expiring expiryHeap
-	soonest  atomic.Int64 // when the first of expiring ends; 0: there is none
+	soonest  atomic.Int64 // when the first of expiring ends
+	oldest   atomic.Int64 // the tick of the least recently used of entries
 	hits     int64
 	evicted  int64
 	expired  int64
@@ -49,8 +51,12 @@ type item struct {
 	entry
 	key  string
 	cost int64
-	at   int // index in expiring; -1: not there
+	tick int64 // of the store when it was used last
+	at   int   // index in expiring; -1: not there
 }
+
+// none is what soonest and oldest are where there is nothing.
+const none = math.MaxInt64
 
 // entryOverhead is what an entry costs besides its key and value: the item, the list and map of lru, and the place in
 // expiring. It was measured; TestMemoryMatchesMaxBytes holds it to the heap.
@@ -65,6 +71,10 @@ func newStore(maxBytes int64) *store {
 		n *= 2
 	}
 	s := &store{seed: maphash.MakeSeed(), epoch: time.Now(), shards: make([]shard, n)}
+	for i := range s.shards {
+		s.shards[i].soonest.Store(none)
+		s.shards[i].oldest.Store(none)
+	}
 	s.max.Store(maxBytes)
 	return s
 }
@@ -90,6 +100,8 @@ func (s *store) get(key string) (entry, bool) {
 		return entry{}, false
 	}
 	sh.hits++
+	it.tick = s.tick.Load()
+	sh.note()
 	return it.entry, true
 }
 
@@ -121,7 +133,7 @@ func (s *store) set(key string, value []byte, ttl time.Duration) entry {
 		e.expires = now + ttl
 	}
 	own := append([]byte(nil), key...) // key may be a part of something large
-	it := &item{entry: e, key: NewByteView(own).s, at: -1}
+	it := &item{entry: e, key: NewByteView(own).s, tick: s.tick.Add(1), at: -1}
 	it.cost = int64(cap(own)) + int64(cap(value)) + entryOverhead // what the allocator gave, not what was asked for
 
 	sh := s.shardOf(key)
@@ -133,13 +145,13 @@ func (s *store) set(key string, value []byte, ttl time.Duration) entry {
 		s.used.Add(it.cost)
 		if e.expires != 0 {
 			heap.Push(&sh.expiring, it)
-			sh.noteSoonest()
 		}
+		sh.note()
 	}
 	sh.mu.Unlock()
 
 	if fits {
-		s.shrink(sh)
+		s.shrink()
 	} else {
 		s.oversized.Add(1)
 	}
@@ -149,7 +161,7 @@ func (s *store) set(key string, value []byte, ttl time.Duration) entry {
 // setMax changes the budget, and evicts until it is kept.
 func (s *store) setMax(n int64) {
 	s.max.Store(max(n, 0))
-	s.shrink(&s.shards[0])
+	s.shrink()
 }
 
 // retain drops every entry for whose key keep is false.
@@ -173,37 +185,46 @@ func (s *store) retain(keep func(key string) bool) {
 	}
 }
 
-// shrink makes room: it drops what has expired, wherever that is; then what was used least recently in grown, the
-// shard that has just got an entry, but for that entry; then in the others.
-func (s *store) shrink(grown *shard) {
-	if s.used.Load() <= s.max.Load() {
-		return
-	}
-	now := s.now()
-	for i := range s.shards {
-		sh := &s.shards[i]
-		if soonest := sh.soonest.Load(); soonest == 0 || time.Duration(soonest) > now {
-			continue
+// shrink drops entries while the budget is exceeded: one that has expired if there is one, else the least recently used.
+func (s *store) shrink() {
+	for s.used.Load() > s.max.Load() {
+		var due, stale *shard
+		first, last := int64(s.now())+1, int64(none)
+		for i := range s.shards {
+			sh := &s.shards[i]
+			if t := sh.soonest.Load(); t < first {
+				due, first = sh, t
+			}
+			if t := sh.oldest.Load(); t < last {
+				stale, last = sh, t
+			}
 		}
-		sh.mu.Lock()
-		for len(sh.expiring) > 0 && sh.expiring[0].expires <= now {
-			s.expireLocked(sh, sh.expiring[0])
+		if due == nil && stale == nil {
+			return // others have made room
 		}
-		sh.mu.Unlock()
-	}
-	s.evict(grown, 1)
-	for i := range s.shards {
-		s.evict(&s.shards[i], 0)
+		if due != nil {
+			s.expire(due)
+		} else {
+			s.evict(stale)
+		}
 	}
 }
 
-// evict drops the least recently used entries of sh while the budget is exceeded and more than spare are left.
-func (s *store) evict(sh *shard, spare int) {
+// expire drops the entry of sh that expires first, if it has.
+func (s *store) expire(sh *shard) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for s.used.Load() > s.max.Load() && sh.entries.Len() > spare {
-		_, it, _ := sh.entries.RemoveOldest()
-		s.forgetLocked(sh, it)
+	if len(sh.expiring) > 0 && sh.expiring[0].expires <= s.now() {
+		s.expireLocked(sh, sh.expiring[0])
+	}
+}
+
+// evict drops the least recently used entry of sh, if there is still need.
+func (s *store) evict(sh *shard) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if key, _, ok := sh.entries.Oldest(); ok && s.used.Load() > s.max.Load() {
+		s.removeLocked(sh, key)
 		sh.evicted++
 	}
 }
@@ -214,27 +235,33 @@ func (s *store) expireLocked(sh *shard, it *item) {
 }
 
 func (s *store) removeLocked(sh *shard, key string) {
-	if it, ok := sh.entries.Peek(key); ok {
-		sh.entries.Remove(key)
-		s.forgetLocked(sh, it)
+	it, ok := sh.entries.Peek(key)
+	if !ok {
+		return
 	}
-}
-
-// forgetLocked undoes what set did for it beside its place among the entries.
-func (s *store) forgetLocked(sh *shard, it *item) {
+	sh.entries.Remove(key)
 	s.used.Add(-it.cost)
 	if it.at >= 0 {
 		heap.Remove(&sh.expiring, it.at)
-		sh.noteSoonest()
 	}
+	sh.note()
 }
 
-func (sh *shard) noteSoonest() {
-	var soonest time.Duration
+// note keeps soonest and oldest true.
+func (sh *shard) note() {
+	soonest, oldest := int64(none), int64(none)
 	if len(sh.expiring) > 0 {
-		soonest = sh.expiring[0].expires
+		soonest = int64(sh.expiring[0].expires)
 	}
-	sh.soonest.Store(int64(soonest))
+	if _, it, ok := sh.entries.Oldest(); ok {
+		oldest = it.tick
+	}
+	if soonest != sh.soonest.Load() { // to store costs more than to look
+		sh.soonest.Store(soonest)
+	}
+	if oldest != sh.oldest.Load() {
+		sh.oldest.Store(oldest)
+	}
 }
 
 // count adds to st what the store knows.

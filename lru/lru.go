@@ -45,13 +45,14 @@ func (c *Cache[K, V]) Add(key K, value V, cost int64) bool {
 		c.entries[key] = e
 	} else {
 		e.unlink()
+		c.cost -= e.cost
 	}
-	c.cost += cost - e.cost
+	for c.MaxCost > 0 && c.cost > c.MaxCost-cost {
+		c.RemoveOldest() // not e, which is no longer in the ring
+	}
+	c.cost += cost
 	e.value, e.cost = value, cost
 	c.pushFront(e)
-	for c.MaxCost > 0 && c.cost > c.MaxCost {
-		c.RemoveOldest()
-	}
 	return true
 }
 
@@ -75,6 +76,14 @@ func (c *Cache[K, V]) Peek(key K) (value V, ok bool) {
 		return value, false
 	}
 	return e.value, true
+}
+
+// Oldest returns the least recently used entry and leaves it where it is; ok is false if there is none.
+func (c *Cache[K, V]) Oldest() (key K, value V, ok bool) {
+	if len(c.entries) == 0 {
+		return key, value, false
+	}
+	return c.ring.prev.key, c.ring.prev.value, true
 }
 
 // Remove drops key and reports whether it was there. OnEvicted is not called.
