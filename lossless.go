@@ -52,8 +52,11 @@ func promoted(t reflect.Type, method string) string {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct || t.NumField() == 1 && t.Field(0).Type.Kind() != reflect.Pointer {
-		return "" // a struct of nothing else loses nothing
+	if t.Kind() != reflect.Struct {
+		return ""
+	}
+	if t.NumField() == 1 && t.Field(0).Type.Kind() != reflect.Pointer {
+		return promoted(t.Field(0).Type, method) // a struct of nothing else loses nothing by itself
 	}
 	m, ok := t.MethodByName(method)
 	if !ok {
@@ -76,18 +79,24 @@ func promoted(t reflect.Type, method string) string {
 	return ""
 }
 
+// A place is where a value may be in another.
+type place struct {
+	reflect.Type
+	addressable bool
+}
+
 // lostInJSON describes the first part of t that encoding/json drops in silence or cannot make again, or returns "".
-// Inside are the types that t is part of.
-func lostInJSON(t reflect.Type, addressable bool, inside []reflect.Type) string {
+// Inside is what t is part of.
+func lostInJSON(t reflect.Type, addressable bool, inside []place) string {
 	for _, m := range []methods{jsonMethods, textMethods} {
 		if applies, lost := m.of(t, addressable); applies {
 			return lost
 		}
 	}
-	if slices.Contains(inside, t) {
+	if slices.Contains(inside, place{t, addressable}) {
 		return ""
 	}
-	inside = append(inside, t)
+	inside = append(inside, place{t, addressable})
 	switch t.Kind() {
 	case reflect.Chan, reflect.Func, reflect.UnsafePointer, reflect.Complex64, reflect.Complex128:
 		return t.String()
@@ -115,7 +124,7 @@ func lostInJSON(t reflect.Type, addressable bool, inside []reflect.Type) string 
 }
 
 // lostFields is lostInJSON for the fields of a struct. In names are those that JSON has for fields of the same object.
-func lostFields(t reflect.Type, addressable bool, inside []reflect.Type, names map[string]bool) string {
+func lostFields(t reflect.Type, addressable bool, inside []place, names map[string]bool) string {
 	for field := range t.Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if field.Tag.Get("json") == "-" || field.Name == "_" {
@@ -130,13 +139,12 @@ func lostFields(t reflect.Type, addressable bool, inside []reflect.Type, names m
 			return fmt.Sprintf("the field %s of %s, which is not exported", field.Name, t)
 		}
 		var lost string
-		ownJSON, _ := jsonMethods.of(field.Type, addressable)
-		ownText, _ := textMethods.of(field.Type, addressable)
-		if field.Anonymous && isStruct && name == "" && !ownJSON && !ownText {
-			if slices.Contains(inside, embedded) {
+		if field.Anonymous && isStruct && name == "" { // its fields become those of the object, whatever methods it has
+			at := place{embedded, addressable || embedded != field.Type}
+			if slices.Contains(inside, at) {
 				return fmt.Sprintf("%s inside itself", embedded)
 			}
-			lost = lostFields(embedded, addressable || embedded != field.Type, append(inside, embedded), names)
+			lost = lostFields(at.Type, at.addressable, append(inside, at), names)
 		} else {
 			if name == "" {
 				name = field.Name

@@ -56,9 +56,6 @@ func audit(t testing.TB, s *store) {
 				t.Errorf("in the heap of shard %d, %v is above %v", i, parent.expires, it.expires)
 			}
 		}
-		if expiring == 0 {
-			soonest = 0
-		}
 		if got := time.Duration(sh.soonest.Load()); got != soonest {
 			t.Errorf("shard %d: soonest is %v, want %v", i, got, soonest)
 		}
@@ -368,6 +365,28 @@ func TestLoweredBudgetTakesWhatWasUsedLeastRecentlyOfAll(t *testing.T) {
 	audit(t, s)
 	if old, new := left(s, 0, 2500), left(s, 7500, 10_000); old > 250 || new < 2250 {
 		t.Errorf("of 2500 each, %d of the oldest are left and %d of the newest", old, new)
+	}
+}
+
+func TestUseOfOneShardCountsAgainstTheOthers(t *testing.T) {
+	s := filled(16<<20, 10_000, 1200, 0)
+	hot := func(do func(key string)) {
+		for i := range 10_000 {
+			if key := fmt.Sprint("key", i); s.shardOf(key) == &s.shards[0] {
+				do(key)
+			}
+		}
+	}
+	n, left := 0, 0
+	hot(func(key string) { s.get(key); n++ })
+	s.setMax(8 << 20)
+	hot(func(key string) {
+		if has(s, key) {
+			left++
+		}
+	})
+	if left < n*9/10 {
+		t.Errorf("of %d entries that were used last, %d are left", n, left)
 	}
 }
 

@@ -31,27 +31,20 @@ type entry[K comparable, V any] struct {
 // nothing, but the older value goes; Add then reports false. A negative cost counts as zero.
 func (c *Cache[K, V]) Add(key K, value V, cost int64) bool {
 	cost = max(cost, 0)
+	c.Remove(key)
 	if c.MaxCost > 0 && cost > c.MaxCost {
-		c.Remove(key)
 		return false
 	}
-	e := c.entries[key]
-	if e == nil {
-		if c.entries == nil {
-			c.entries = make(map[K]*entry[K, V])
-			c.ring.prev, c.ring.next = &c.ring, &c.ring
-		}
-		e = &entry[K, V]{key: key}
-		c.entries[key] = e
-	} else {
-		e.unlink()
-		c.cost -= e.cost
-	}
 	for c.MaxCost > 0 && c.cost > c.MaxCost-cost {
-		c.RemoveOldest() // not e, which is no longer in the ring
+		c.RemoveOldest()
 	}
+	if c.entries == nil {
+		c.entries = make(map[K]*entry[K, V])
+		c.ring.prev, c.ring.next = &c.ring, &c.ring
+	}
+	e := &entry[K, V]{key: key, value: value, cost: cost}
+	c.entries[key] = e
 	c.cost += cost
-	e.value, e.cost = value, cost
 	c.pushFront(e)
 	return true
 }
