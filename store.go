@@ -302,6 +302,9 @@ func (h *expiryHeap) Pop() any {
 	it := old[len(old)-1]
 	old[len(old)-1] = nil
 	*h = old[:len(old)-1]
+	if len(*h) >= 256 && len(*h) <= cap(*h)/4 {
+		*h = append(make(expiryHeap, 0, 2*len(*h)), *h...)
+	}
 	it.at = -1
 	return it
 }

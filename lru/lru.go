@@ -1,10 +1,14 @@
 // Package lru is a map that knows what was used least recently, and drops it when the cost of all exceeds a bound.
 package lru
 
-import "iter"
+import (
+	"iter"
+	"maps"
+)
 
 // A Cache is a map from K to V, bounded by the sum of its entries' costs. The zero value is ready to use and has no
-// bound. It is not safe for concurrent use. Every method but All takes constant time, Add that for each entry it evicts.
+// bound. It is not safe for concurrent use. Every method but All takes constant time, Add that for each entry it evicts (now and
+// then a Cache that has shrunk to a quarter is copied, to give memory back).
 type Cache[K comparable, V any] struct {
 	// MaxCost is the largest sum of costs, in whatever unit the caller counts. If zero or less, there is no limit. It
 	// is looked at by Add alone: after lowering it, call RemoveOldest while Cost exceeds it.
@@ -15,6 +19,7 @@ type Cache[K comparable, V any] struct {
 	OnEvicted func(key K, value V)
 
 	entries map[K]*entry[K, V]
+	most    int         // the largest that entries has been
 	ring    entry[K, V] // sentinel: ring.next is the most recently used, ring.prev the least; nil until the first Add
 	cost    int64
 }
@@ -44,6 +49,7 @@ func (c *Cache[K, V]) Add(key K, value V, cost int64) bool {
 	}
 	e := &entry[K, V]{key: key, value: value, cost: cost}
 	c.entries[key] = e
+	c.most = max(c.most, len(c.entries))
 	c.cost += cost
 	c.pushFront(e)
 	return true
@@ -126,6 +132,15 @@ func (c *Cache[K, V]) drop(e *entry[K, V]) {
 	e.unlink()
 	delete(c.entries, e.key)
 	c.cost -= e.cost
+	if c.most >= 1024 && len(c.entries) <= c.most/4 {
+		c.entries, c.most = shrunk(c.entries), len(c.entries) // a Go map does not give memory back
+	}
+}
+
+func shrunk[K comparable, V any](m map[K]V) map[K]V {
+	smaller := make(map[K]V, len(m))
+	maps.Copy(smaller, m)
+	return smaller
 }
 
 func (c *Cache[K, V]) pushFront(e *entry[K, V]) {
