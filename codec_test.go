@@ -155,6 +155,21 @@ func (p *pair[T]) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, &[]any{&p.text, &p.Other})
 }
 
+// A guarded and a sealed wrap one that would lose a part, and do not leave it to that one.
+type guarded struct{ in promotedJSON }
+
+func (g guarded) MarshalJSON() ([]byte, error) { return json.Marshal([]string{g.in.text, g.in.Name}) }
+func (g *guarded) UnmarshalJSON(data []byte) error {
+	return json.Unmarshal(data, &[]*string{&g.in.text, &g.in.Name})
+}
+
+type sealed struct{ promotedJSON }
+
+func (s sealed) MarshalJSON() ([]byte, error) { return json.Marshal([]string{s.text, s.Name}) }
+func (s *sealed) UnmarshalJSON(data []byte) error {
+	return json.Unmarshal(data, &[]*string{&s.text, &s.Name})
+}
+
 // Plain types.
 
 type (
@@ -290,6 +305,8 @@ func TestValuesComeBackAsTheyWentIn(t *testing.T) {
 		"OwnJSONEmbedsDeep":       roundTrip(map[string][]visit{"a": {{secret{"text"}, "/page"}}}),
 		"OwnJSONGeneric":          roundTrip(pair[int]{secret{"text"}, 7}),
 		"OwnJSONGenericPointer":   roundTrip(&pair[string]{secret{"text"}, "other"}),
+		"OwnJSONOfOneField":       roundTrip(guarded{promotedJSON{secret{"text"}, "name"}}),
+		"OwnJSONOfOneEmbedded":    roundTrip(sealed{promotedJSON{secret{"text"}, "name"}}),
 		"PromotedByAStructOfNone": roundTrip(struct{ secret }{secret{"text"}}),
 		"PromotedTimeAlone":       roundTrip(struct{ time.Time }{when.UTC()}),
 	} {
@@ -330,8 +347,14 @@ type (
 	promotedTwice struct{ promotedJSON }
 	nilEmbedded   struct{ *url.URL }
 	nilJSON       struct{ *counter }
-	number        int
-	embedsNumber  struct {
+	jsonBoth      interface {
+		json.Marshaler
+		json.Unmarshaler
+	}
+	NilInterface struct{ jsonBoth }
+	messageAlone struct{ durationpb.Duration }
+	number       int
+	embedsNumber struct {
 		number
 		Name string
 	}
@@ -463,6 +486,8 @@ func TestTypeThatWouldLosePartsIsRefusedByName(t *testing.T) {
 		"MessageByValue":              refused[durationpb.Duration]("durationpb.Duration"),
 		"MessageDeep":                 refused[[]*durationpb.Duration]("durationpb.Duration"),
 		"EmbedsMessage":               refused[embedsMessage]("embedsMessage"),
+		"MessageAlone":                refused[*messageAlone]("messageAlone"),
+		"EmbeddedNilInterface":        refused[NilInterface]("jsonBoth"),
 		"PointerEmbedsMessage":        refused[*embedsMessage]("embedsMessage"),
 	} {
 		t.Run(name, test)

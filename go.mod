@@ -8,3 +8,5 @@ require (
 	golang.org/x/sync v0.22.0
 	google.golang.org/protobuf v1.36.12
 )
+
+require github.com/golang/protobuf v1.5.4 // indirect

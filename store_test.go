@@ -854,6 +854,10 @@ func TestMemoryMatchesMaxBytes(t *testing.T) {
 			traffic(s, "user", 2, sizes(10), hour)
 			traffic(s, "page", 2, sizes(64<<10), hour)
 		}},
+		{"10B then 600B", func(s *store) {
+			traffic(s, "user", 2, sizes(10), hour)
+			traffic(s, "page", 2, sizes(600), hour)
+		}},
 		{"64KiB then 10B", func(s *store) {
 			traffic(s, "page", 2, sizes(64<<10), hour)
 			traffic(s, "user", 2, sizes(10), hour)

@@ -60,6 +60,15 @@ func ExampleCache_Remove() {
 	// Output: true false
 }
 
+func ExampleCache_Oldest() {
+	var c lru.Cache[string, int]
+	c.Add("a", 1, 1)
+	c.Add("b", 2, 1)
+	c.Get("a")
+	fmt.Println(c.Oldest())
+	// Output: b 2 true
+}
+
 func ExampleCache_RemoveOldest() {
 	c := lru.Cache[string, int]{MaxCost: 100}
 	c.OnEvicted = func(key string, value int) { fmt.Println("evicted", key, value) }

@@ -37,6 +37,9 @@ func TestZeroValueIsAnEmptyCache(t *testing.T) {
 	if c.Remove("a") {
 		t.Error("Remove: true")
 	}
+	if k, v, ok := c.Oldest(); k != "" || v != 0 || ok {
+		t.Errorf("Oldest: %q, %d, %v", k, v, ok)
+	}
 	if k, v, ok := c.RemoveOldest(); k != "" || v != 0 || ok {
 		t.Errorf("RemoveOldest: %q, %d, %v", k, v, ok)
 	}
@@ -200,6 +203,43 @@ func TestRemoveOldestEmptiesTheCacheAndStops(t *testing.T) {
 	wantOrder(t, &c, "d")
 }
 
+func TestOldestIsWhatRemoveOldestDropsAndStays(t *testing.T) {
+	var c lru.Cache[string, int]
+	for i, key := range []string{"a", "b", "c"} {
+		c.Add(key, i, 1)
+	}
+	c.Get("a")
+	for range 2 {
+		if key, value, ok := c.Oldest(); key != "b" || value != 1 || !ok {
+			t.Errorf("got %q, %d, %v", key, value, ok)
+		}
+	}
+	wantOrder(t, &c, "a", "c", "b")
+}
+
+// The map is made anew when it has become much too large.
+func TestFewOfManyEntriesStayWhereTheyWere(t *testing.T) {
+	var c lru.Cache[int, int]
+	const n = 5000
+	for i := range n {
+		c.Add(i, -i, 1)
+	}
+	for left := n; left > 0; left-- {
+		if left%500 == 0 || left < 10 {
+			i := n - 1
+			for key, value := range c.All() {
+				if v, ok := c.Peek(key); key != i || value != -i || v != value || !ok {
+					t.Fatalf("with %d left: %d is %d, and %d, %v; want %d", left, key, value, v, ok, i)
+				}
+				i--
+			}
+		}
+		if key, _, _ := c.RemoveOldest(); key != n-left || c.Len() != left-1 || c.Cost() != int64(left-1) {
+			t.Fatalf("with %d left: %d goes, %d stay at cost %d", left, key, c.Len(), c.Cost())
+		}
+	}
+}
+
 func TestOnEvictedSeesWhatMadeRoomAfterItHasGone(t *testing.T) {
 	var evicted []string
 	c := lru.Cache[string, int]{MaxCost: 4}
@@ -352,6 +392,9 @@ func obey(t *testing.T, bound int64, orders []byte) {
 			}
 		case 7:
 			did = "RemoveOldest"
+			if k, _, ok := c.Oldest(); ok != (len(m.used) > 0) || ok && k != m.used[0] {
+				t.Errorf("order %d: Oldest is %d, %v; in order of use there are %d", i/3, k, ok, m.used)
+			}
 			k, _, ok := c.RemoveOldest()
 			if ok != (len(m.used) > 0) || ok && k != m.used[0] {
 				t.Errorf("order %d: %s is %d, %v; in order of use there are %d", i/3, did, k, ok, m.used)
