@@ -1,3 +1,5 @@
+//lint:file-ignore SA4017 Methods are called here for their panics.
+
 package shoal
 
 import (

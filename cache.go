@@ -63,7 +63,7 @@ type Options struct {
 func New(opts *Options) (*Cache, error) {
 	o, err := opts.withDefaults()
 	if err != nil {
-		return nil, fmt.Errorf("shoal: Options.%w", err)
+		return nil, err
 	}
 	c := &Cache{
 		opts:   o,
@@ -92,7 +92,7 @@ func (opts *Options) withDefaults() (o Options, err error) {
 	}
 	if o.Self != "" {
 		if o.Self, err = normalAddr(o.Self); err != nil {
-			return o, fmt.Errorf("Self: %w", err)
+			return o, fmt.Errorf("shoal: Options.Self: %w", err)
 		}
 	}
 	o.ID = cmp.Or(o.ID, o.Self)
@@ -108,17 +108,17 @@ func (opts *Options) withDefaults() (o Options, err error) {
 	}
 	switch {
 	case !validWeight(o.Weight):
-		err = fmt.Errorf("Weight: %v is not a positive number", o.Weight)
+		err = fmt.Errorf("shoal: Options.Weight: %v is not a positive number", o.Weight)
 	case o.PeerTimeout < 0:
-		err = fmt.Errorf("PeerTimeout: %v is negative", o.PeerTimeout)
+		err = fmt.Errorf("shoal: Options.PeerTimeout: %v is negative", o.PeerTimeout)
 	case o.MaxKeyBytes < 0:
-		err = fmt.Errorf("MaxKeyBytes: %d is negative", o.MaxKeyBytes)
+		err = fmt.Errorf("shoal: Options.MaxKeyBytes: %d is negative", o.MaxKeyBytes)
 	case o.MaxValueBytes < 0:
-		err = fmt.Errorf("MaxValueBytes: %d is negative", o.MaxValueBytes)
+		err = fmt.Errorf("shoal: Options.MaxValueBytes: %d is negative", o.MaxValueBytes)
 	case o.MaxBodyBytes < o.MaxValueBytes:
-		err = fmt.Errorf("MaxBodyBytes: %d is less than MaxValueBytes, %d", o.MaxBodyBytes, o.MaxValueBytes)
+		err = fmt.Errorf("shoal: Options.MaxBodyBytes: %d is less than MaxValueBytes, %d", o.MaxBodyBytes, o.MaxValueBytes)
 	case o.MaxRequests < 0:
-		err = fmt.Errorf("MaxRequests: %d is negative", o.MaxRequests)
+		err = fmt.Errorf("shoal: Options.MaxRequests: %d is negative", o.MaxRequests)
 	}
 	return o, err
 }

@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 Fields are here to be lost.
+
 package shoal
 
 import (

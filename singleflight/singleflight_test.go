@@ -811,7 +811,7 @@ func TestNothingOldIsToldOrStoredWhateverHappens(t *testing.T) {
 						case 3:
 							runtime.Goexit()
 						case 4:
-							time.Sleep(30) // deaf to all
+							time.Sleep(30 * time.Nanosecond) // deaf to all
 						case 5:
 							<-ctx.Done()
 							return 0, ctx.Err()
