@@ -33,8 +33,9 @@ func codecFor[V any]() (Codec[V], error) {
 		if t.Kind() != reflect.Pointer {
 			return nil, fmt.Errorf("%s does not say which message it is", t)
 		}
-		if from := promoted(t, "ProtoReflect"); from != "" {
-			return nil, fmt.Errorf("protobuf knows only the %s in %s", from, t)
+		m := reflect.New(t.Elem()).Interface().(proto.Message).ProtoReflect().New().Interface()
+		if _, ok := m.(V); !ok {
+			return nil, fmt.Errorf("protobuf knows only the %T in %s", m, t)
 		}
 		return protoCodec[V]{}, nil
 	}
