@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/shoalcache/shoal"
 )
@@ -46,7 +47,12 @@ func overHTTP(listen func(testing.TB) net.Listener, change func(*httptest.Server
 			}
 			hosts[i].serve = func(h http.Handler) {
 				handler.Store(&h)
-				t.Cleanup(server.Close) // before the cache's Shutdown, which is asked for earlier
+				t.Cleanup(func() { // before the cache's Shutdown, which is asked for earlier
+					server.Close()
+					if t, ok := hosts[i].transport.(*http.Transport); ok {
+						t.CloseIdleConnections()
+					}
+				})
 			}
 		}
 		return hosts
@@ -99,11 +105,10 @@ func overEach(t *testing.T, test func(t *testing.T, between network)) {
 		t.Run(name, func(t *testing.T) {
 			before := runtime.NumGoroutine()
 			t.Run("cluster", func(t *testing.T) { test(t, between) })
-			for range 1_000_000 { // those that have been told to end
-				if runtime.NumGoroutine() <= before {
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); runtime.Gosched() {
+				if runtime.NumGoroutine() <= before { // some have been told to end, and need a moment
 					return
 				}
-				runtime.Gosched()
 			}
 			stacks := make([]byte, 1<<20)
 			t.Errorf("%d goroutines more than before:\n%s", runtime.NumGoroutine()-before, stacks[:runtime.Stack(stacks, true)])
