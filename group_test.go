@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -358,6 +359,28 @@ func TestNotFoundCrossesAsItself(t *testing.T) {
 			}
 		}
 		f.wantLoads(t, 2) // none of them by the peer
+	})
+}
+
+func TestWhatHasACallerIsNotLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		f := newFleet(t, 2, &shoal.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(_ context.Context, key string) (string, error) {
+			if strings.HasSuffix(key, "0") {
+				panic("boom")
+			}
+			return "", shoal.ErrNotFound
+		}, nil)
+		for k := range 20 {
+			for _, g := range f.groups {
+				g.Get(t.Context(), fmt.Sprint(k))
+			}
+		}
+		f.Down(0)
+		f.groups[1].Get(t.Context(), ownedBy(f.Cluster, 0, 0))
+		if log.Len() > 0 {
+			t.Errorf("the log says: %s", &log)
+		}
 	})
 }
 

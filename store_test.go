@@ -59,6 +59,13 @@ func audit(t testing.TB, s *store) {
 		if got := time.Duration(sh.soonest.Load()); got != soonest {
 			t.Errorf("shard %d: soonest is %v, want %v", i, got, soonest)
 		}
+		oldest := int64(none)
+		if _, it, ok := sh.entries.Oldest(); ok {
+			oldest = it.tick
+		}
+		if got := sh.oldest.Load(); got != oldest {
+			t.Errorf("shard %d: oldest is %d, want %d", i, got, oldest)
+		}
 		if sh.entries.Cost() != cost {
 			t.Errorf("shard %d costs %d, want %d", i, sh.entries.Cost(), cost)
 		}
