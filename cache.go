@@ -124,8 +124,10 @@ func (opts *Options) withDefaults() (o Options, err error) {
 }
 
 // Ready waits until discovery has answered, if only that nobody is there, and every peer it named has been greeted or
-// found unreachable; those that were not reached are asked again in the background. It fails when ctx ends first, after
-// Shutdown, and when an address of the list is none, in which case the others are peers all the same.
+// found unreachable; those that were not reached are asked again in the background, so a Cache may be Ready and see
+// nobody: look at Peers where a number is expected. Before it is Ready, Get takes this process for the owner of what no
+// known peer owns. Ready fails when ctx ends first, after Shutdown, and when discovery has listed something that is not
+// an address, in which case the others are peers all the same.
 func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
 
 // Shutdown stops looking for peers and answering them. Groups go on working, as in a process that owns nothing. If ctx

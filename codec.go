@@ -13,7 +13,7 @@ import (
 
 // A Codec turns values into bytes and back. Without one, []byte, string and [ByteView] stay as they are, and so do types
 // made of the first two (a []byte is copied, for callers may write); a [proto.Message] becomes protobuf; a type with
-// MarshalBinary and UnmarshalBinary what these make of it; anything else JSON.
+// MarshalBinary and UnmarshalBinary what these make of it; anything else JSON (in which strings that are not UTF-8 change).
 //
 // Its methods may be called concurrently.
 type Codec[V any] interface {
@@ -33,9 +33,9 @@ func codecFor[V any]() (Codec[V], error) {
 		if t.Kind() != reflect.Pointer {
 			return nil, fmt.Errorf("%s does not say which message it is", t)
 		}
-		m := reflect.New(t.Elem()).Interface().(proto.Message).ProtoReflect().New().Interface()
-		if _, ok := m.(V); !ok {
-			return nil, fmt.Errorf("protobuf knows only the %T in %s", m, t)
+		m := reflect.New(t.Elem()).Interface().(proto.Message).ProtoReflect()
+		if m.Descriptor() == nil || reflect.TypeOf(m.New().Interface()) != t {
+			return nil, fmt.Errorf("%s is not itself a generated message", t)
 		}
 		return protoCodec[V]{}, nil
 	}
@@ -85,7 +85,7 @@ func (kindCodec[V]) Append(b []byte, v V) ([]byte, error) {
 func (kindCodec[V]) Decode(data []byte) (v V, err error) {
 	r := reflect.ValueOf(&v).Elem()
 	if r.Kind() == reflect.String {
-		r.SetString(string(data))
+		r.SetString(NewByteView(data).s)
 	} else {
 		r.SetBytes(append([]byte{}, data...))
 	}
@@ -100,7 +100,7 @@ func (protoCodec[V]) Append(b []byte, v V) ([]byte, error) {
 }
 
 func (protoCodec[V]) Decode(data []byte) (v V, err error) {
-	m := any(v).(proto.Message).ProtoReflect().Type().New().Interface()
+	m := any(v).(proto.Message).ProtoReflect().New().Interface()
 	if err := proto.Unmarshal(data, m); err != nil {
 		return v, err
 	}

@@ -22,6 +22,7 @@ import (
 	"unsafe"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -488,6 +489,7 @@ func TestTypeThatWouldLosePartsIsRefusedByName(t *testing.T) {
 		"MessageByValue":              refused[durationpb.Duration]("durationpb.Duration"),
 		"MessageDeep":                 refused[[]*durationpb.Duration]("durationpb.Duration"),
 		"EmbedsMessage":               refused[embedsMessage]("embedsMessage"),
+		"DynamicMessage":              refused[*dynamicpb.Message]("dynamicpb.Message"),
 		"MessageAlone":                refused[*messageAlone]("messageAlone"),
 		"EmbeddedNilInterface":        refused[NilInterface]("jsonBoth"),
 		"PointerEmbedsMessage":        refused[*embedsMessage]("embedsMessage"),

@@ -27,12 +27,14 @@
 // process failed at what: with Op "load" its Getter returned an error, of which the text has come along, and has not
 // been tried again here. A process that cannot be reached, is too busy, or answers what is not Shoal's, such as a
 // proxy's 404, fails nobody: the key is then loaded here, once for all who ask here, and not kept. Only a group without
-// a Getter returns that as a [*PeerError], with Op "get". Stats().Peers tells of it in any case.
+// a Getter returns that as a [*PeerError], with Op "get". Stats().Peers tells of it in any case. A peer that is gone
+// keeps its keys until discovery takes it from the list: until then each Get of one of them is a load here, after
+// PeerTimeout if the peer is silent.
 //
 // # Who owns a key
 //
 // A [Discovery] lists the addresses of all processes, this one among them. Each is asked who it is, and becomes a peer,
-// under its ID, when it has answered; [Cache.Ready] waits for that. Owners are chosen by package consistenthash among
+// under its ID, when it has answered, until it is no longer listed; [Cache.Ready] waits for that. Owners are chosen by package consistenthash among
 // the peers that a process sees. Processes that see different peers choose differently for some keys: both answer, and
 // neither waits for the other, but such a key may be loaded twice. A process that is not on its own list owns nothing
 // and is the others' client; one without any list owns everything.

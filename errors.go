@@ -8,7 +8,7 @@ import (
 )
 
 // ErrNotFound says that the key has no value. Getters return it, bare or wrapped, and it crosses to other processes as
-// itself.
+// itself, without what it was wrapped in. It is not remembered: the next Get asks the Getter again.
 var ErrNotFound = errors.New("shoal: not found")
 
 // A PeerError says which peer failed at what: it was not reached, it refused, or its Getter failed.
@@ -27,5 +27,6 @@ func (e *PeerError) Error() string {
 func (e *PeerError) Unwrap() error { return e.Err }
 
 // A PanicError is the error of a load whose Getter panicked or called [runtime.Goexit]. Its Value is what was passed
-// to panic, or the text of that if the Getter ran in another process; after Goexit it is nil.
+// to panic, or the text of that if the Getter ran in another process; after Goexit it is nil. Its Stack, which Error
+// leaves out, comes along to other processes, up to 16 KiB of it.
 type PanicError = singleflight.PanicError

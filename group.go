@@ -46,14 +46,14 @@ func NewGroup[V any](c *Cache, name string, get Getter[V], opts *GroupOptions[V]
 		o = *opts
 	}
 	bad := func(field string, why any) {
-		panic(fmt.Sprintf("shoal: NewGroup(%q): %s: %v", name, field, why))
+		panic(fmt.Sprintf("shoal: NewGroup(%q): %s %v", name, field, why))
 	}
 	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)
 	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
 	if o.Codec == nil {
 		var err error
 		if o.Codec, err = codecFor[V](); err != nil {
-			bad("V", fmt.Errorf("%w; give GroupOptions.Codec", err))
+			bad("V:", fmt.Errorf("%w; give GroupOptions.Codec", err))
 		}
 	}
 	switch {
@@ -99,7 +99,10 @@ func (o *GroupOptions[V]) ttl(key string, v V) time.Duration {
 }
 
 // Get returns the value of key: from memory, from its owner, or from the [Getter]. The error is ErrNotFound, the
-// context's, the Getter's own if it ran here, or a [*PeerError]. Get is a Getter itself.
+// context's, the Getter's own if it ran here, or a [*PeerError] if it ran elsewhere; use errors.Is and errors.As, for it
+// may be wrapped. A load that panicked or took longer than LoadTimeout is an error that wraps [*PanicError] or
+// [context.DeadlineExceeded]; a key or value that is too large, or cannot be encoded or decoded, one that says so. What
+// is in memory is returned even if ctx has ended. Get is a Getter itself.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 	value, err := g.group.get(ctx, key)
 	if err != nil {
@@ -108,6 +111,7 @@ func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 	}
 	v, err := g.codec.Decode(value.bytes())
 	if err != nil {
+		g.group.counts.errors.Add(1)
 		return v, fmt.Errorf("decode the value of %.80q in group %q: %w", key, g.group.name, err)
 	}
 	return v, nil
@@ -176,8 +180,7 @@ func (g *group) find(ctx context.Context, key string) (found, error) {
 // never asks another process.
 func (g *group) answer(ctx context.Context, key string, loading func(longest time.Duration)) (found, error) {
 	g.counts.requests.Add(1)
-	if e, ok := g.store.get(key); ok {
-		g.counts.requestHits.Add(1)
+	if e, ok := g.store.serve(key); ok {
 		return found{value: e.value, ttl: g.store.remaining(e)}, nil
 	}
 	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
@@ -266,28 +269,20 @@ func (g *group) run(ctx context.Context, key string) (data []byte, ttl time.Dura
 	return data, ttl, err
 }
 
-// keep puts what flight f has loaded into memory, unless the flight has been forgotten or key is not this process's.
-// Whose it is is decided under the view that holds at that moment: once a view is swapped, nothing is kept by an older
-// one.
+// keep puts what flight f has loaded into memory, if key is this process's and the flight has not been forgotten. It is
+// forgotten if the key goes to another process just now: see viewSwapped.
 func (g *group) keep(f *singleflight.Flight[string, found], key string, data []byte, ttl time.Duration) {
+	if !g.cache.peers.view.Load().owns(key) {
+		return
+	}
 	if cap(data)-len(data) > len(data)/8 {
 		data = bytes.Clone(data)
 	}
-	for swapped := true; swapped; {
-		view := g.cache.peers.view.Load()
-		if !view.owns(key) {
-			return
-		}
-		swapped = false
-		f.Commit(func() {
-			if swapped = g.cache.peers.view.Load() != view; !swapped {
-				g.store.set(key, data, ttl)
-			}
-		})
-	}
+	f.Commit(func() { g.store.set(key, data, ttl) })
 }
 
-// viewSwapped forgets what this process owned under the old view and does not own under the new one.
+// viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,
+// which then keep nothing any more, then what they have kept.
 func (g *group) viewSwapped(old, new *view) {
 	for _, key := range g.loads.Keys() {
 		if old.owns(key) && !new.owns(key) {

@@ -3,6 +3,8 @@ package shoal
 import (
 	"context"
 	"testing"
+
+	"github.com/shoalcache/shoal/singleflight"
 )
 
 // Between a caller's look at memory and the start of its load, another load may have ended. Loading and counting again
@@ -20,5 +22,40 @@ func TestLoadLooksAtMemoryAgain(t *testing.T) {
 	}
 	if s := g.Stats(); s.Loads != 1 {
 		t.Errorf("%d loads", s.Loads)
+	}
+}
+
+// moving is a map that does something when it is asked for the first time.
+type moving struct {
+	asked bool
+	then  func()
+}
+
+func (m *moving) Owner(string) int {
+	if !m.asked {
+		m.asked = true
+		m.then()
+	}
+	return 0
+}
+
+func (m *moving) Owners(key string, _ int) []int { return []int{m.Owner(key)} }
+
+func TestNothingIsKeptOfAKeyThatIsLostAtThatMoment(t *testing.T) {
+	cache, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGroup(cache, "g", func(context.Context, string) (string, error) { return "value", nil }, nil)
+	mine, others := &peer{Peer: Peer{ID: "mine"}, incarnation: cache.peers.incarnation}, &peer{Peer: Peer{ID: "other"}}
+	// While keep asks whose the key is, the view that it asks is swapped for one in which it is another's.
+	place := &moving{then: func() { cache.peers.swap([]*peer{others}, false) }}
+	_, err = g.group.loads.Do(t.Context(), "key", 0, func(_ context.Context, f *singleflight.Flight[string, found]) (found, error) {
+		cache.peers.view.Store(&view{members: []*peer{mine}, self: 0, owners: place})
+		g.group.keep(f, "key", []byte("value"), 0)
+		return found{}, nil
+	})
+	if s := g.Stats(); err != nil || s.Entries != 0 {
+		t.Errorf("%v, %d entries of another's", err, s.Entries)
 	}
 }

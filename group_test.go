@@ -172,6 +172,25 @@ func TestCancelledCallerLeavesOthersTheirLoad(t *testing.T) {
 	}
 }
 
+func TestQuestionThatHasBeenSentIsNotJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, slow(time.Second), &shoal.GroupOptions[string]{TTL: -1})
+		key := ownedBy(f.Cluster, 0, 0)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if _, err := f.groups[1].Get(t.Context(), key); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		// The first is alone, the others have gathered behind it. What is not kept is loaded for each question.
+		f.wantLoads(t, 2)
+	})
+}
+
 func TestWaiterLeavesAtItsOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 2, nil, slow(time.Second), nil)
@@ -335,6 +354,9 @@ func TestGettersErrorCrossesAsItsTextAndIsNotTriedTwice(t *testing.T) {
 		failed, ok := errors.AsType[*shoal.PeerError](err)
 		if !ok || failed.Op != "load" || failed.Peer != f.Cache(0).Peers()[0] {
 			t.Fatalf("at the peer that asked: %.100v", err)
+		}
+		if len(err.Error()) > 20_000 {
+			t.Errorf("%d bytes of error", len(err.Error()))
 		}
 		for _, part := range []string{text[:1000], key, "things", failed.Peer.Addr} {
 			if !strings.Contains(err.Error(), part) {
@@ -521,6 +543,9 @@ func TestSilentOwnerCostsPeerTimeout(t *testing.T) {
 				if took := time.Since(began); took != 300*time.Millisecond {
 					t.Errorf("took %v", took)
 				}
+				if p := f.Cache(1).Stats().Peers[0]; !strings.Contains(p.LastError, "PeerTimeout") {
+					t.Errorf("%+v", p)
+				}
 				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 				defer cancel()
 				began = time.Now()
@@ -677,6 +702,21 @@ func TestWhatIsNotOwnedAnyMoreIsDropped(t *testing.T) {
 		time.Sleep(time.Second)
 		if s := f.groups[0].Stats(); s.Entries != 0 {
 			t.Errorf("%d entries are left in a cache that owns nothing", s.Entries)
+		}
+	})
+}
+
+func TestLoadOfAKeyThatWasLostMeanwhileIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, slow(time.Second), nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		go f.groups[0].Get(t.Context(), key)
+		synctest.Wait()
+		f.See(0, 1)
+		f.See(0, 0, 1) // the key is back, but may have been another's, and been written to there
+		time.Sleep(2 * time.Second)
+		if s := f.groups[0].Stats(); s.Loads != 1 || s.Entries != 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

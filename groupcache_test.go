@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/golang/groupcache"
 
@@ -91,4 +92,22 @@ func TestGroupcachesPathIsRefusedWhereItNamesNothing(t *testing.T) {
 	if s := cache.Stats(); fmt.Sprint(s.Refused) != fmt.Sprint(shoal.Refusals{Malformed: 2, Unknown: 1, TooLarge: 1, NoGroup: 1}) {
 		t.Errorf("%+v", s.Refused)
 	}
+}
+
+func TestGroupcacheIsAnsweredWithoutKeepingWhatIsAnothers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		for range 2 {
+			w := httptest.NewRecorder()
+			f.Cache(1).ServeHTTP(w, httptest.NewRequest("GET", "/_groupcache/things/"+url.QueryEscape(key), nil))
+			if w.Code != 200 || !strings.HasSuffix(w.Body.String(), strings.ToUpper(key)) {
+				t.Errorf("status %d: %q", w.Code, w.Body)
+			}
+		}
+		f.wantLoads(t, 2)
+		if s := f.groups[1].Stats(); s.Entries != 0 || s.UnownedLoads != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
 }

@@ -130,7 +130,7 @@ func (c *Cache) fetch(ctx context.Context, p *peer, group, key string) (found, e
 			err = unexpected(reply)
 		}
 	}
-	if op == "get" {
+	if op == "get" && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
 		p.counts.failed(err)
 	}
 	return found{}, &PeerError{Peer: p.Peer, Op: op, Err: fmt.Errorf("key %.80q of group %q: %w", key, group, err)}

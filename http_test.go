@@ -329,6 +329,9 @@ func TestAnswerThatIsNotShoalsIsNoAnswer(t *testing.T) {
 				if n := im.loads.Load(); n != 2 || asked != 2 {
 					t.Errorf("%d loads here, %d questions", n, asked)
 				}
+				if s := im.group.Stats(); s.Fetches != 3 { // newImpostor's and these
+					t.Errorf("%d questions were to be asked", s.Fetches)
+				}
 				if p := im.cache.Stats().Peers[0]; p.Failures != 3 || p.LastError == "" {
 					t.Errorf("%+v", p)
 				}

@@ -284,10 +284,6 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 	if g.err != nil {
 		return
 	}
-	if g.met.incarnation == p.incarnation { // it is this process, whatever it is called in the list
-		g.met.Peer = p.self
-		g.met.Addr = cmp.Or(p.self.Addr, g.addr)
-	}
 	g.met.ID = cmp.Or(g.met.ID, g.addr)
 	if c.met == nil || c.met.incarnation != g.met.incarnation {
 		c.turn = turn

@@ -263,6 +263,52 @@ func TestRestartedPeerIsGreetedAgain(t *testing.T) {
 	})
 }
 
+func TestRestartIsNoticedByAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(hosts)
+		a := newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b")}, "a")
+		newPeer(t, h, shoal.Options{Self: "b", Discovery: shoal.Static("b")}, "b") // does not know a, so does not greet it
+		time.Sleep(time.Second)
+		newPeer(t, h, shoal.Options{Self: "b", Zone: "moved", Discovery: shoal.Static("b")}, "b")
+		g := shoal.NewGroup(a, "g", upper, nil)
+		for k := range 20 {
+			g.Get(t.Context(), fmt.Sprint(k))
+		}
+		synctest.Wait()
+		if p := a.Peers(); len(p) != 2 || p[1].Zone != "moved" {
+			t.Errorf("it sees %v", p)
+		}
+	})
+}
+
+// heard is a RoundTripper whose questions arrive, and whose answers do not.
+type heard struct{ *hosts }
+
+func (h heard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, err := h.hosts.RoundTrip(r); err != nil {
+		return nil, err
+	}
+	return nil, errors.New("connection reset")
+}
+
+func TestPeersThatCannotHearEachOtherDoNotWakeEachOtherWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(hosts)
+		for _, name := range []string{"a", "b"} {
+			c, err := shoal.New(&shoal.Options{Self: name, Discovery: shoal.Static("a", "b"), Transport: heard{h}, Logger: quiet})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Shutdown(t.Context())
+			h.set(name, c)
+		}
+		time.Sleep(time.Minute)
+		if n := h.asked.Load(); n > 3000 {
+			t.Errorf("%d greetings in a minute", n)
+		}
+	})
+}
+
 func TestNewAddressOfAnOldIDReplacesTheOldOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, said := new(hosts), make(chan []string)

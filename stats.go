@@ -58,17 +58,17 @@ type GroupStats struct {
 
 // PeerStats are the numbers of another process, as seen from this one.
 type PeerStats struct {
-	Peer
+	Peer      Peer
 	Agrees    bool  // gauge: its last message came from the same view of who is there
 	Exchanges int64 // messages sent to it
-	Failures  int64 // … that were not answered, or refused
+	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
 }
 
 // groupCounts are the counters of GroupStats that the store does not keep.
 type groupCounts struct {
 	misses, peerHits, notFound, errors          atomic.Int64
-	requests, requestHits                       atomic.Int64
+	requests                                    atomic.Int64
 	fetches                                     atomic.Int64
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
 }
@@ -94,7 +94,6 @@ func (g *group) stats() GroupStats {
 		NotFound:     c.notFound.Load(),
 		Errors:       c.errors.Load(),
 		Requests:     c.requests.Load(),
-		RequestHits:  c.requestHits.Load(),
 		Fetches:      c.fetches.Load(),
 		Loads:        c.loads.Load(),
 		LoadErrors:   c.loadErrors.Load(),
@@ -102,7 +101,6 @@ func (g *group) stats() GroupStats {
 		UnownedLoads: c.unownedLoads.Load(),
 	}
 	g.store.count(&s)
-	s.Hits -= s.RequestHits // the store counts both, and does not know who asks
 	s.Gets = s.Hits + c.misses.Load()
 	return s
 }

@@ -39,7 +39,8 @@ type shard struct {
 	expiring expiryHeap
 	soonest  atomic.Int64 // when the first of expiring ends
 	oldest   atomic.Int64 // the tick of the least recently used of entries
-	hits     int64
+	hits     int64        // of callers of this process
+	served   int64        // of peers
 	evicted  int64
 	expired  int64
 
@@ -86,8 +87,13 @@ func (s *store) shardOf(key string) *shard {
 	return &s.shards[maphash.String(s.seed, key)&uint64(len(s.shards)-1)]
 }
 
-// get returns the live entry of key, counts a hit, and takes note that key is in use.
-func (s *store) get(key string) (entry, bool) {
+// get returns the live entry of key for a caller of this process, counts a hit, and takes note that key is in use.
+func (s *store) get(key string) (entry, bool) { return s.use(key, false) }
+
+// serve is get for a peer.
+func (s *store) serve(key string) (entry, bool) { return s.use(key, true) }
+
+func (s *store) use(key string, peer bool) (entry, bool) {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -99,7 +105,11 @@ func (s *store) get(key string) (entry, bool) {
 		s.expireLocked(sh, it)
 		return entry{}, false
 	}
-	sh.hits++
+	if peer {
+		sh.served++
+	} else {
+		sh.hits++
+	}
 	it.tick = s.tick.Load()
 	sh.note()
 	return it.entry, true
@@ -271,6 +281,7 @@ func (s *store) count(st *GroupStats) {
 		sh.mu.Lock()
 		st.Entries += int64(sh.entries.Len())
 		st.Hits += sh.hits
+		st.RequestHits += sh.served
 		st.Evicted += sh.evicted
 		st.Expired += sh.expired
 		sh.mu.Unlock()

@@ -527,6 +527,19 @@ func TestRetainDropsExactlyTheRest(t *testing.T) {
 	audit(t, s)
 }
 
+func TestBooksAreRightAfterMostEntriesHaveGone(t *testing.T) {
+	for _, maxBytes := range []int64{2 << 20, 16 << 20} {
+		s := filled(maxBytes, int(maxBytes/400), 100, time.Hour)
+		for _, keep := range []string{"7", "77", "777"} {
+			s.retain(func(key string) bool { return strings.HasSuffix(key, keep) })
+			audit(t, s)
+		}
+		if !has(s, "key777") || !has(s, "key2777") {
+			t.Errorf("of %d bytes: what was kept is gone", maxBytes)
+		}
+	}
+}
+
 func TestGetDoesNotAllocate(t *testing.T) {
 	for _, ttl := range []time.Duration{0, time.Hour} {
 		s := filled(16<<20, 10, 100, ttl)

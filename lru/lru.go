@@ -8,7 +8,7 @@ import (
 
 // A Cache is a map from K to V, bounded by the sum of its entries' costs. The zero value is ready to use and has no
 // bound. It is not safe for concurrent use. Every method but All takes constant time, Add that for each entry it evicts (now and
-// then a Cache that has shrunk to a quarter is copied, to give memory back).
+// then a Cache that has shrunk to half is copied, to give memory back).
 type Cache[K comparable, V any] struct {
 	// MaxCost is the largest sum of costs, in whatever unit the caller counts. If zero or less, there is no limit. It
 	// is looked at by Add alone: after lowering it, call RemoveOldest while Cost exceeds it.
@@ -132,7 +132,7 @@ func (c *Cache[K, V]) drop(e *entry[K, V]) {
 	e.unlink()
 	delete(c.entries, e.key)
 	c.cost -= e.cost
-	if c.most >= 1024 && len(c.entries) <= c.most/4 {
+	if c.most >= 1024 && len(c.entries) <= c.most/2 {
 		c.entries, c.most = shrunk(c.entries), len(c.entries) // a Go map does not give memory back
 	}
 }

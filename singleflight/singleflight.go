@@ -173,7 +173,7 @@ func (f *Flight[K, V]) end(value V, err error) {
 	close(f.done)
 	if next := f.next; err != nil && next != nil {
 		f.next, next.behind = nil, nil
-		next.over, next.err = true, err
+		next.err = err
 		close(next.done)
 	}
 	f.forgetLocked()

@@ -4,7 +4,7 @@
 //	go run ./examples/hello http://localhost:8081 http://localhost:8082
 //	go run ./examples/hello http://localhost:8082 http://localhost:8081
 //
-// and ask either of them, twice:
+// (the first says that the other does not answer, until that is there too) and ask either of them, twice:
 //
 //	curl localhost:8081/anything
 //
