@@ -53,7 +53,7 @@ type Options struct {
 	PeerTimeout   time.Duration
 	MaxKeyBytes   int          // longest key; if zero, 4 KiB
 	MaxValueBytes int64        // largest value; if zero, 64 MiB
-	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB
+	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB; at least 64 KiB more than that
 	MaxRequests   int          // requests of peers answered at once; if zero, 10,000
 	Logger        *slog.Logger // for what has no caller to return to; if nil, slog.Default()
 }
@@ -115,8 +115,8 @@ func (opts *Options) withDefaults() (o Options, err error) {
 		err = fmt.Errorf("shoal: Options.MaxKeyBytes: %d is negative", o.MaxKeyBytes)
 	case o.MaxValueBytes < 0:
 		err = fmt.Errorf("shoal: Options.MaxValueBytes: %d is negative", o.MaxValueBytes)
-	case o.MaxBodyBytes < o.MaxValueBytes:
-		err = fmt.Errorf("shoal: Options.MaxBodyBytes: %d is less than MaxValueBytes, %d", o.MaxBodyBytes, o.MaxValueBytes)
+	case o.MaxBodyBytes-o.MaxValueBytes < 64<<10:
+		err = fmt.Errorf("shoal: Options.MaxBodyBytes: %d does not exceed MaxValueBytes, %d, by 64 KiB", o.MaxBodyBytes, o.MaxValueBytes)
 	case o.MaxRequests < 0:
 		err = fmt.Errorf("shoal: Options.MaxRequests: %d is negative", o.MaxRequests)
 	}

@@ -169,9 +169,12 @@ func (g *group) find(ctx context.Context, key string) (found, error) {
 		if f.missing {
 			return f, ErrNotFound
 		}
-		if !notAsked(err) || g.getter == nil {
+		if !notAsked(err) || g.getter == nil && !errors.Is(err, errNoOwner) {
 			return f, err
 		}
+	}
+	if g.getter == nil && !g.cache.peers.view.Load().owns(key) {
+		return found{}, &PeerError{Op: "get", Err: fmt.Errorf("key %.80q of group %q: nobody is known who could own it", key, g.name)}
 	}
 	return g.load(ctx, key)
 }
@@ -282,8 +285,12 @@ func (g *group) keep(f *singleflight.Flight[string, found], key string, data []b
 }
 
 // viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,
-// which then keep nothing any more, then what they have kept.
+// which then keep nothing any more, then what they have kept. Who asks from now on asks an owner of the new view, and
+// does not gather behind a question to one of the old.
 func (g *group) viewSwapped(old, new *view) {
+	for _, key := range g.fetches.Keys() {
+		g.fetches.Forget(key)
+	}
 	for _, key := range g.loads.Keys() {
 		if old.owns(key) && !new.owns(key) {
 			g.loads.Forget(key)

@@ -1,11 +1,13 @@
 package shoal_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -419,6 +421,59 @@ func TestGroupWithoutGetter(t *testing.T) {
 		_, err := f.groups[1].Get(t.Context(), key)
 		if failed, ok := errors.AsType[*shoal.PeerError](err); !ok || failed.Op != "get" || errors.Is(err, shoal.ErrNotFound) {
 			t.Errorf("with the owner out of reach: %v", err)
+		}
+	})
+}
+
+func TestGroupWithoutGetterDoesNotSayNotFoundForWantOfAnOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPeer(t, new(hosts), shoal.Options{Discovery: shoal.Static("dead")})
+		ready(t, c)
+		_, err := shoal.NewGroup[string](c, "g", nil, nil).Get(t.Context(), "key")
+		if failed, ok := errors.AsType[*shoal.PeerError](err); !ok || failed.Op != "get" || errors.Is(err, shoal.ErrNotFound) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestGetAfterAChangeOfViewDoesNotWaitForTheFormerOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, slow(2*time.Second), nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		go f.groups[1].Get(t.Context(), key)
+		time.Sleep(time.Second) // the owner has said that it loads
+		f.Partition([]int{0}, []int{1, 2})
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		began := time.Now()
+		if _, err := f.groups[1].Get(t.Context(), key); err != nil || time.Since(began) != 2*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+func TestErrorOfAnotherGroupInAGetterIsTheGettersError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := cachetest.New(t, 3, nil)
+		key := ownedBy(cluster, 0, 0)
+		var outer []*shoal.Group[string]
+		for i := range 3 {
+			inner := shoal.NewGroup[string](cluster.Cache(i), "inner", nil, nil)
+			outer = append(outer, shoal.NewGroup(cluster.Cache(i), "outer", func(ctx context.Context, _ string) (string, error) {
+				_, err := inner.Get(ctx, ownedBy(cluster, 1, 0))
+				return "", fmt.Errorf("inner: %w", err)
+			}, nil))
+		}
+		cluster.See(1, 2) // so that cache 1 refuses, and names one that refuses too
+		cluster.See(2, 1)
+		_, err := outer[0].Get(t.Context(), key)
+		if err == nil || !strings.Contains(err.Error(), "inner") {
+			t.Fatalf("at the owner: %v", err)
+		}
+		w := httptest.NewRecorder()
+		cluster.Cache(0).ServeHTTP(w, httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(marshal(t, fetchRequest("outer", key)))))
+		if reply := lastReply(t, w); !strings.Contains(string(reply.GetFailed().GetText()), "inner") {
+			t.Errorf("to a peer: %v", reply)
 		}
 	})
 }

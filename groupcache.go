@@ -42,7 +42,7 @@ func (a *answering) groupcache(r *http.Request, path string) {
 		return
 	}
 	result, err := g.answer(r.Context(), key, func(time.Duration) { a.patient() })
-	if _, ok := errors.AsType[*notOwner](err); ok {
+	if _, ok := err.(*notOwner); ok {
 		a.patient()
 		result, err = g.load(r.Context(), key)
 	}

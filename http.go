@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -34,6 +35,10 @@ const (
 
 // maxText is how much of an error's text, or of a stack, goes to another process.
 const maxText = 16 << 10
+
+// longestWrite bounds the time that an answer takes to be written after a load, for which the server's own bound was
+// lifted.
+const longestWrite = time.Minute
 
 // newTransport returns a transport for peers: it keeps connections for many callers at once, asks no proxy, and knows
 // unix://.
@@ -117,6 +122,9 @@ func (c *Cache) fetch(ctx context.Context, p *peer, group, key string) (found, e
 	op := "get"
 	if err == nil {
 		c.heard(reply.GetSender())
+		if was := reply.GetSender().GetIncarnation(); was != p.incarnation && p.incarnation != 0 {
+			c.peers.noticed(sighting{id: p.ID, incarnation: was}) // somebody else is there now
+		}
 		switch a := reply.GetAnswer().(type) {
 		case *shoalpb.Reply_Value:
 			return found{value: NewByteView(a.Value.Value), ttl: time.Duration(a.Value.Ttl), loaded: a.Value.Loaded, fetched: true}, nil
@@ -183,9 +191,21 @@ func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request)
 	return reply, nil
 }
 
+// readReply reads one Reply after its length. It takes memory as bytes come, not as they are announced.
 func (c *Cache) readReply(r *bufio.Reader) (*shoalpb.Reply, error) {
+	size, err := binary.ReadUvarint(r)
+	if err == nil && size > uint64(c.opts.MaxBodyBytes) {
+		err = fmt.Errorf("%d bytes are more than MaxBodyBytes, %d", size, c.opts.MaxBodyBytes)
+	}
+	var body bytes.Buffer
+	if err == nil {
+		body.Grow(int(min(size, 1<<20)))
+		_, err = io.CopyN(&body, r, int64(size))
+	}
 	reply := new(shoalpb.Reply)
-	err := protodelim.UnmarshalOptions{MaxSize: c.opts.MaxBodyBytes}.UnmarshalFrom(r, reply)
+	if err == nil {
+		err = proto.Unmarshal(body.Bytes(), reply)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
@@ -304,7 +324,8 @@ func (a *answering) shoal(r *http.Request) {
 	a.c.heard(req.GetSender())
 	switch op := req.GetOp().(type) {
 	case *shoalpb.Request_Hello:
-		a.c.peers.noticed(string(req.GetSender().GetId()), req.GetSender().GetIncarnation())
+		addr, _ := normalAddr(string(op.Hello.GetAddr()))
+		a.c.peers.noticed(sighting{string(req.GetSender().GetId()), addr, req.GetSender().GetIncarnation()})
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.introduction()}})
 	case *shoalpb.Request_Fetch:
 		if req.GetSender().GetIncarnation() == a.c.peers.incarnation {
@@ -333,7 +354,7 @@ func (a *answering) fetch(ctx context.Context, f *shoalpb.Fetch) {
 		a.patient()
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: int64(longest)}}})
 	})
-	other, isOther := errors.AsType[*notOwner](err)
+	other, isOther := err.(*notOwner) // not one that a getter has come across and wrapped
 	switch {
 	case err == nil:
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: &shoalpb.Value{
@@ -369,6 +390,8 @@ func (a *answering) send(status int, reply *shoalpb.Reply) {
 			header.Set("Content-Length", strconv.Itoa(body.Len()))
 		}
 		a.w.WriteHeader(status)
+	} else {
+		http.NewResponseController(a.w).SetWriteDeadline(time.Now().Add(longestWrite))
 	}
 	a.w.Write(body.Bytes()) // who does not read it is not there any more
 	if reply.GetLoading() != nil {
@@ -410,14 +433,8 @@ func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 // heard takes note of who sent a message.
 func (c *Cache) heard(s *shoalpb.Sender) {
 	view := c.peers.view.Load()
-	i, ok := view.find(string(s.GetId()))
-	if !ok {
-		return
-	}
-	if m := view.members[i]; m.incarnation == s.GetIncarnation() {
-		m.counts.agrees.Store(s.GetView() == view.digest)
-	} else {
-		c.peers.noticed(m.ID, s.GetIncarnation()) // it has been started anew
+	if i, ok := view.find(string(s.GetId())); ok && view.members[i].incarnation == s.GetIncarnation() {
+		view.members[i].counts.agrees.Store(s.GetView() == view.digest)
 	}
 }
 

@@ -124,7 +124,7 @@ func TestWhatCannotBeAnsweredGetsItsOwnRefusal(t *testing.T) {
 			shoalpb.Refused_UNKNOWN, func(r shoal.Refusals) int64 { return r.Unknown },
 		},
 		"body too large": {
-			body(make([]byte, 2001)), 413,
+			body(make([]byte, 100_001)), 413,
 			shoalpb.Refused_TOO_LARGE, func(r shoal.Refusals) int64 { return r.TooLarge },
 		},
 		"key too long": {
@@ -154,7 +154,7 @@ func TestWhatCannotBeAnsweredGetsItsOwnRefusal(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, g := alone(t, &shoal.Options{MaxKeyBytes: 100, MaxValueBytes: 1000, MaxBodyBytes: 2000}, upper)
+			c, g := alone(t, &shoal.Options{MaxKeyBytes: 100, MaxValueBytes: 1000, MaxBodyBytes: 100_000}, upper)
 			w := httptest.NewRecorder()
 			c.ServeHTTP(w, test.request(c))
 			reply := lastReply(t, w)

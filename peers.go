@@ -128,7 +128,8 @@ type greeting struct {
 
 // A sighting is somebody who greets, or answers in another's place.
 type sighting struct {
-	id          string
+	id          string // its own, or that of whom it stands in the place of
+	addr        string // by its own account; may be empty
 	incarnation uint64
 }
 
@@ -236,6 +237,9 @@ func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer
 		}
 		candidates[addr] = c
 	}
+	if len(candidates) == 0 && len(old) > 0 {
+		return old, errors.Join(bad...)
+	}
 	for addr, c := range old {
 		if candidates[addr] != c {
 			c.cancel()
@@ -291,16 +295,16 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 	c.met = g.met
 }
 
-// wake asks again who may be the one that has been seen, unless that one is known: a candidate of the same ID that was
-// another process, and those that have not answered yet.
+// wake asks again who may be the one that has been seen, unless that one is known: a candidate of the same ID or address
+// that was another process, and those that have not answered yet.
 func wake(candidates map[string]*candidate, s sighting) {
 	for _, c := range candidates {
-		if c.met != nil && c.met.ID == s.id && c.met.incarnation == s.incarnation {
+		if c.met != nil && c.met.incarnation == s.incarnation {
 			return
 		}
 	}
-	for _, c := range candidates {
-		if c.met == nil || c.met.ID == s.id {
+	for addr, c := range candidates {
+		if c.met == nil || c.met.ID == s.id || addr == s.addr {
 			select {
 			case c.wake <- struct{}{}:
 			default: // it has been asked for already
@@ -371,12 +375,12 @@ func (v *view) find(id string) (int, bool) {
 }
 
 // noticed tells run who has been seen.
-func (p *peers) noticed(id string, incarnation uint64) {
-	if incarnation == p.incarnation {
+func (p *peers) noticed(s sighting) {
+	if s.incarnation == p.incarnation {
 		return
 	}
 	select {
-	case p.seen <- sighting{id, incarnation}:
+	case p.seen <- s:
 	default: // there is no run, or enough for it to do: what is missed is seen again
 	}
 }
@@ -385,8 +389,13 @@ var errShutDown = errors.New("shoal: the cache has been shut down")
 
 // ready waits until every listed address has been asked who it is, and returns what was wrong with the list.
 func (p *peers) ready(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return errShutDown
+	default:
+	}
 	if p.waiting == nil {
-		return nil
+		return nil // without discovery
 	}
 	ready := make(chan error, 1)
 	select {
@@ -470,5 +479,6 @@ func normalAddr(addr string) (string, error) {
 	} else {
 		host = strings.TrimSuffix(host, ":443")
 	}
-	return u.Scheme + "://" + strings.TrimSuffix(host, ":") + strings.TrimRight(u.EscapedPath(), "/"), nil
+	base := url.URL{Scheme: u.Scheme, Host: strings.TrimSuffix(host, ":")}
+	return base.String() + strings.TrimRight(u.EscapedPath(), "/"), nil
 }

@@ -136,6 +136,12 @@ func TestCacheWithoutPeersOwnsEveryKey(t *testing.T) {
 				}
 				defer c.Shutdown(t.Context())
 				ready(t, c)
+				defer func() {
+					c.Shutdown(t.Context())
+					if err := c.Ready(t.Context()); err == nil {
+						t.Error("ready after Shutdown")
+					}
+				}()
 				g := shoal.NewGroup(c, "g", upper, nil)
 				for range 2 {
 					if v, err := g.Get(t.Context(), "key"); v != "KEY" || err != nil {
@@ -341,6 +347,42 @@ func TestEmptyListFromAFailingSourceTakesNobodyAway(t *testing.T) {
 	})
 }
 
+func TestListOfNothingButBadAddressesTakesNobodyAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, said := new(hosts), make(chan []string)
+		a := newPeer(t, h, shoal.Options{Self: "a", Discovery: lists(said)}, "a")
+		newPeer(t, h, shoal.Options{Self: "b", Discovery: shoal.Static("a", "b")}, "b")
+		tell(said, "a", "b")
+		ready(t, a)
+		tell(said, "")
+		wantIDs(t, a, "http://a http://b")
+	})
+}
+
+func TestAnotherPeerAtAnOldAddressIsNoticed(t *testing.T) {
+	for name, itsList := range map[string]shoal.Discovery{
+		"by its greeting": shoal.Static("a", "b"),
+		"by its answer":   shoal.Static("b"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := new(hosts)
+				a := newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b")}, "a")
+				newPeer(t, h, shoal.Options{Self: "b", ID: "one", Discovery: itsList}, "b")
+				time.Sleep(time.Second)
+				wantIDs(t, a, "http://a one")
+				newPeer(t, h, shoal.Options{Self: "b", ID: "two", Discovery: itsList}, "b")
+				g := shoal.NewGroup(a, "g", upper, nil)
+				for k := range 20 {
+					g.Get(t.Context(), fmt.Sprint(k))
+				}
+				time.Sleep(time.Second)
+				wantIDs(t, a, "http://a two")
+			})
+		})
+	}
+}
+
 func TestDiscoveryThatEndsIsCalledAgainAndItsListStands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
@@ -457,6 +499,7 @@ var addrTests = []struct{ addr, normal string }{ // normal is empty where addr i
 	{"http://host/a%2fb/", "http://host/a%2fb"},
 	{"[::1]:80", "http://[::1]"},
 	{"http://[::1]:8000", "http://[::1]:8000"},
+	{"http://[fe80::1%25eth0]:8000", "http://[fe80::1%25eth0]:8000"},
 	{"unix:///run/shoal.sock", "unix:///run/shoal.sock"},
 	{"unix:///run/a b", "unix:///run/a%20b"},
 	{"", ""},

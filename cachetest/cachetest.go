@@ -21,7 +21,8 @@ import (
 type Cluster struct {
 	t      testing.TB
 	caches []*shoal.Cache
-	tell   []chan news // what each cache's Discovery waits for
+	tell   []chan news     // what each cache's Discovery waits for
+	gone   []chan struct{} // closed when it is not called any more
 	addrs  []string
 	owners consistenthash.Map
 	faults *faults
@@ -98,7 +99,8 @@ func (c *Cluster) See(i int, peers ...int) {
 	select {
 	case c.tell[i] <- news{list, told}:
 		<-told
-	case <-ctx.Done():
+	case <-c.gone[i]:
+		c.t.Errorf("cache %d has been shut down, and sees nobody new", i)
 		return
 	}
 	if err := c.caches[i].Ready(ctx); err != nil {
@@ -122,12 +124,11 @@ func newCluster(t testing.TB, n int, opts *shoal.Options, between network) *Clus
 		t.Fatal("cachetest: with Options.ID all caches would be the same peer")
 	}
 	c := &Cluster{t: t, faults: newFaults()}
-	all := make([]shoal.Peer, n)
 	members := make([]consistenthash.Member, n)
 	hosts := between(t, n)
 	for i, h := range hosts {
 		c.addrs = append(c.addrs, h.addr)
-		all[i].Addr, members[i].ID = h.addr, h.addr
+		members[i] = consistenthash.Member{ID: h.addr, Weight: o.Weight}
 	}
 	place := consistenthash.New
 	if o.Placement != nil {
@@ -135,8 +136,8 @@ func newCluster(t testing.TB, n int, opts *shoal.Options, between network) *Clus
 	}
 	c.owners = place(members)
 	for i, h := range hosts {
-		tell := make(chan news)
-		c.tell = append(c.tell, tell)
+		tell, gone := make(chan news), make(chan struct{})
+		c.tell, c.gone = append(c.tell, tell), append(c.gone, gone)
 		o.Self = h.addr
 		o.Transport = h.transport
 		if h.transport != nil {
@@ -149,6 +150,7 @@ func newCluster(t testing.TB, n int, opts *shoal.Options, between network) *Clus
 					set(n.list)
 					close(n.told)
 				case <-ctx.Done():
+					close(gone)
 					return ctx.Err()
 				}
 			}
