@@ -135,3 +135,22 @@ func TestSeeChangesOneCachesPeers(t *testing.T) {
 		}
 	})
 }
+
+func TestOwnerIsRightWhateverTheWeight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, weight := range []float64{0, 0.1, 1.5, 100} {
+			c := New(t, 3, &shoal.Options{Weight: weight})
+			groups, _ := groupsOf(c, func(_ context.Context, key string) (string, error) { return key, nil })
+			for k := range 50 {
+				key := fmt.Sprint("key ", k)
+				before := groups[c.Owner(key)].Stats().Loads
+				for _, g := range groups {
+					g.Get(t.Context(), key)
+				}
+				if n := groups[c.Owner(key)].Stats().Loads - before; n != 1 {
+					t.Errorf("weight %v: cache %d was to load %q once, and has %d times", weight, c.Owner(key), key, n)
+				}
+			}
+		}
+	})
+}
