@@ -29,9 +29,9 @@ func BenchmarkHit(b *testing.B) {
 		return shoal.NewByteView(value), nil
 	}, nil)
 	texts := shoal.NewGroup(cache, "strings", func(context.Context, string) (string, error) { return value, nil }, nil)
-	theirs := groupcache.NewGroup("hits", 64<<20, groupcache.GetterFunc(func(_ context.Context, _ string, dest groupcache.Sink) error {
+	theirs := theirGroup("hits", func(_ context.Context, _ string, dest groupcache.Sink) error {
 		return dest.SetString(value)
-	}))
+	})
 	ctx := b.Context()
 	for name, get := range map[string]func(key string) error{
 		"ByteView": func(key string) error { _, err := views.Get(ctx, key); return err },

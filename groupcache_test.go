@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -15,6 +16,18 @@ import (
 
 	"github.com/shoalcache/shoal"
 )
+
+// groupcache allows one pool in a process, and one group of a name.
+var theirPool = sync.OnceValue(func() *groupcache.HTTPPool { return groupcache.NewHTTPPoolOpts("http://self", nil) })
+
+func theirGroup(name string, get groupcache.GetterFunc) *groupcache.Group {
+	if g := groupcache.GetGroup(name); g != nil {
+		return g
+	}
+	return groupcache.NewGroup(name, 64<<20, get)
+}
+
+var errLocal = errors.New("the peer did not answer, so groupcache loads itself")
 
 // TestGroupcacheIsAnswered asks with the client of golang/groupcache itself.
 func TestGroupcacheIsAnswered(t *testing.T) {
@@ -38,11 +51,8 @@ func TestGroupcacheIsAnswered(t *testing.T) {
 	defer behindMux.Close()
 	defer bare.Close()
 
-	pool := groupcache.NewHTTPPoolOpts("http://self", nil)
-	errLocal := errors.New("the peer did not answer, so groupcache loads itself")
-	theirs := groupcache.NewGroup(name, 1<<20, groupcache.GetterFunc(func(context.Context, string, groupcache.Sink) error {
-		return errLocal
-	}))
+	pool := theirPool()
+	theirs := theirGroup(name, func(context.Context, string, groupcache.Sink) error { return errLocal })
 	get := func(key string) (v string, err error) {
 		err = theirs.Get(t.Context(), key, groupcache.StringSink(&v))
 		return v, err
