@@ -64,14 +64,20 @@ func newPeer(t *testing.T, h *hosts, opts shoal.Options, names ...string) *shoal
 	t.Helper()
 	opts.Transport = h
 	opts.Logger = quiet
+	var c *shoal.Cache
+	made := make(chan struct{})
+	for _, name := range names { // before it greets anybody, who might ask back
+		h.set(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-made
+			c.ServeHTTP(w, r)
+		}))
+	}
 	c, err := shoal.New(&opts)
 	if err != nil {
 		t.Fatal(err)
 	}
+	close(made)
 	t.Cleanup(func() { c.Shutdown(context.Background()) })
-	for _, name := range names {
-		h.set(name, c)
-	}
 	return c
 }
 
