@@ -42,7 +42,7 @@ type Options struct {
 	// none of which is this process, it owns nothing: it is their client. (A listed address, however spelled, at which
 	// this process answers is this process.)
 	Self      string
-	ID        string            // the name on the ring, kept across restarts and addresses; if empty, Self
+	ID        string            // the name on the ring, unique, kept across restarts and addresses; if empty, Self
 	Zone      string            // where this process runs
 	Weight    float64           // its share of the keys, relative to the others'; if zero, 1
 	Discovery Discovery         // who the peers are; if nil, there are none

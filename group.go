@@ -203,11 +203,11 @@ func (g *group) fetch(ctx context.Context, key string) (found, error) {
 			return found{}, errNoOwner // there was one when these callers began to gather
 		}
 		g.counts.fetches.Add(1)
-		result, err := g.cache.fetch(ctx, owner, g.name, key)
+		result, err := g.cache.fetch(ctx, owner, g.name, key, g.loadTimeout)
 		if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 			// The views differ. The owner's word is taken once; after that the key is loaded here.
 			g.counts.fetches.Add(1)
-			result, err = g.cache.fetch(ctx, other.owner, g.name, key)
+			result, err = g.cache.fetch(ctx, other.owner, g.name, key, g.loadTimeout)
 		}
 		return result, err
 	})

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -99,7 +98,7 @@ func (c *Cache) introduction() *shoalpb.Hello {
 
 // hello asks the process at addr who it is.
 func (c *Cache) hello(ctx context.Context, addr string) (*peer, error) {
-	reply, err := c.exchange(ctx, addr, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: c.introduction()}})
+	reply, err := c.exchange(ctx, addr, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: c.introduction()}}, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +113,11 @@ func (c *Cache) hello(ctx context.Context, addr string) (*peer, error) {
 }
 
 // fetch asks p for the value of key. Its error is that of ctx, a *PeerError, or a *PeerError that wraps *notOwner.
-func (c *Cache) fetch(ctx context.Context, p *peer, group, key string) (found, error) {
+func (c *Cache) fetch(ctx context.Context, p *peer, group, key string, longestLoad time.Duration) (found, error) {
 	p.counts.exchanges.Add(1)
 	reply, err := c.exchange(ctx, p.Addr, &shoalpb.Request{
 		Op: &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{Group: []byte(group), Key: []byte(key)}},
-	})
+	}, longestLoad)
 	op := "get"
 	if err == nil {
 		c.heard(reply.GetSender())
@@ -145,8 +144,8 @@ func (c *Cache) fetch(ctx context.Context, p *peer, group, key string) (found, e
 }
 
 // exchange sends req to the peer at addr and returns the answer. It gives up when nothing has come from there for
-// PeerTimeout; after word that a value is being loaded, for as long as that may take, and PeerTimeout.
-func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request) (*shoalpb.Reply, error) {
+// PeerTimeout; after word that a value is being loaded, for as long as that may take, at most longestLoad, and PeerTimeout.
+func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request, longestLoad time.Duration) (*shoalpb.Reply, error) {
 	to, err := target(addr)
 	if err != nil {
 		return nil, err
@@ -180,13 +179,13 @@ func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request)
 	r := bufio.NewReader(&heedful{resp.Body, silence, c.opts.PeerTimeout})
 	reply, err := c.readReply(r)
 	if loading := reply.GetLoading(); err == nil && loading != nil {
-		longest := min(max(loading.Longest, 0), math.MaxInt64-int64(c.opts.PeerTimeout))
-		silence.Reset(time.Duration(longest) + c.opts.PeerTimeout)
+		silence.Reset(min(max(time.Duration(loading.Longest), 0), longestLoad) + c.opts.PeerTimeout)
 		reply, err = c.readReply(r)
 	}
 	if err != nil {
 		return nil, causeOf(ctx, err)
 	}
+	silence.Reset(c.opts.PeerTimeout)
 	r.ReadByte() // to the end of the body, or the connection could not be used again
 	return reply, nil
 }
@@ -276,7 +275,7 @@ func refusal(r *shoalpb.Refused) error {
 }
 
 // ServeHTTP answers peers. Mount it at /_shoal/, below the path of Self if that has one; mounted at /_groupcache/
-// too, it answers groupcache's requests. Whoever reaches it can read and change every group: give it a listener, or
+// too, it answers groupcache's requests. Whoever reaches it can read every group: give it a listener, or
 // a TLS configuration, that admits only peers.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.requests.Add(1)

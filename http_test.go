@@ -537,6 +537,55 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	})
 }
 
+func TestAnswerThatDoesNotEndIsNotWaitedFor(t *testing.T) {
+	const longest, timeout = 30 * time.Second, 500 * time.Millisecond // LoadTimeout, PeerTimeout
+	loading := &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: 1<<63 - 1}}}
+	value := &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: &shoalpb.Value{Value: []byte("value")}}}
+	for name, test := range map[string]struct {
+		answer []byte
+		took   time.Duration
+		want   string
+	}{
+		"loading, then silence":      {delimited(t, loading), longest + timeout, ""},
+		"loading, value, no end":     {delimited(t, loading, value), timeout, "value"},
+		"value, no end":              {delimited(t, value), timeout, "value"},
+		"half a value, then silence": {delimited(t, value)[:5], timeout, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				im := newImpostor(t)
+				im.answers(says(200, mediaType, test.answer))
+				im.hosts.open.Store(true)
+				began := time.Now()
+				v, err := im.group.Get(t.Context(), im.key)
+				if test.want == "" {
+					test.want = strings.ToUpper(im.key)
+				}
+				if took := time.Since(began); v != test.want || err != nil || took != test.took {
+					t.Errorf("%q, %v after %v, want %q after %v", v, err, took, test.want, test.took)
+				}
+			})
+		})
+	}
+}
+
+// endless is a body that stays open when all of it has come.
+type endless struct {
+	io.Reader
+	ctx context.Context
+}
+
+func (b endless) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		<-b.ctx.Done()
+		err = b.ctx.Err()
+	}
+	return n, err
+}
+
+func (endless) Close() error { return nil }
+
 // trickle is a body that comes byte by byte.
 type trickle struct {
 	rest  []byte

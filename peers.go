@@ -291,6 +291,9 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 	g.met.ID = cmp.Or(g.met.ID, g.addr)
 	if c.met == nil || c.met.incarnation != g.met.incarnation {
 		c.turn = turn
+		if g.met.ID == p.self.ID && g.met.incarnation != p.incarnation {
+			p.log.Error("shoal: another process has the ID of this one, which must be unique", "id", g.met.ID, "addr", g.addr)
+		}
 	}
 	c.met = g.met
 }
@@ -326,7 +329,9 @@ func (p *peers) look(candidates map[string]*candidate) {
 	}
 	byID := make(map[string]*candidate)
 	for _, c := range byProcess {
-		if other := byID[c.met.ID]; other == nil || c.turn > other.turn { // the later has replaced the earlier
+		other := byID[c.met.ID]
+		if other == nil || c.met.incarnation == p.incarnation ||
+			other.met.incarnation != p.incarnation && c.turn > other.turn { // the later has replaced the earlier
 			byID[c.met.ID] = c
 		}
 	}

@@ -24,6 +24,7 @@ type hosts struct {
 	mu       sync.Mutex // guards handlers
 	handlers map[string]http.Handler
 	asked    atomic.Int64
+	open     atomic.Bool  // bodies do not end
 	slowly   atomic.Int64 // if not zero, how long each byte of an answer takes
 }
 
@@ -53,6 +54,9 @@ func (h *hosts) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp := w.Result()
 	if every := h.slowly.Load(); every != 0 {
 		resp.Body = &trickle{w.Body.Bytes(), r.Context(), time.Duration(every)}
+	}
+	if h.open.Load() {
+		resp.Body = endless{w.Body, r.Context()}
 	}
 	return resp, nil
 }
@@ -335,6 +339,23 @@ func TestNewAddressOfAnOldIDReplacesTheOldOne(t *testing.T) {
 			wantIDs(t, a, "http://a pod-0")
 			if p := a.Peers()[1]; p.Addr != "http://new" {
 				t.Errorf("with list %v, pod-0 is at %s", list, p.Addr)
+			}
+		}
+	})
+}
+
+func TestAnotherProcessWithTheSameIDDoesNotReplaceThisOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(hosts)
+		both := shoal.Static("a", "b")
+		caches := []*shoal.Cache{
+			newPeer(t, h, shoal.Options{Self: "a", ID: "x", Discovery: both}, "a"),
+			newPeer(t, h, shoal.Options{Self: "b", ID: "x", Discovery: both}, "b"),
+		}
+		time.Sleep(time.Second)
+		for i, addr := range []string{"http://a", "http://b"} {
+			if p := caches[i].Peers(); len(p) != 1 || p[0].Addr != addr {
+				t.Errorf("the process at %s sees %v", addr, p)
 			}
 		}
 	})
