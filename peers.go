@@ -485,5 +485,9 @@ func normalAddr(addr string) (string, error) {
 		host = strings.TrimSuffix(host, ":443")
 	}
 	base := url.URL{Scheme: u.Scheme, Host: strings.TrimSuffix(host, ":")}
-	return base.String() + strings.TrimRight(u.EscapedPath(), "/"), nil
+	normal := base.String() + strings.TrimRight(u.EscapedPath(), "/")
+	if again, err := url.Parse(normal); err != nil || again.Host != base.Host {
+		return "", fmt.Errorf("%q names a host that a URL cannot hold", addr)
+	}
+	return normal, nil
 }

@@ -539,6 +539,7 @@ var addrTests = []struct{ addr, normal string }{ // normal is empty where addr i
 	{"unix://run/shoal.sock", ""},
 	{"unix://", ""},
 	{"http://a b", ""},
+	{"[::%25\xf0]", ""},
 }
 
 func TestAddressesAreComparedInNormalForm(t *testing.T) {
