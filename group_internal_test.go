@@ -59,3 +59,14 @@ func TestNothingIsKeptOfAKeyThatIsLostAtThatMoment(t *testing.T) {
 		t.Errorf("%v, %d entries of another's", err, s.Entries)
 	}
 }
+
+// A count of bytes that has drifted must not keep anybody looking for entries that are not there.
+func TestEvictionEndsWhenNothingIsLeft(t *testing.T) {
+	s := newStore(1 << 20)
+	s.set("key", []byte("value"), 0)
+	s.used.Add(1 << 40)
+	s.shrink()
+	if _, ok := s.peek("key"); ok {
+		t.Error("the budget is exceeded, and an entry is still there")
+	}
+}
