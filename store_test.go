@@ -898,7 +898,7 @@ func TestMemoryMatchesMaxBytes(t *testing.T) {
 			}
 			ratio := float64(grown) / float64(st.MaxBytes)
 			t.Logf("%d entries take %.3f of MaxBytes; overhead of each: %.0f", st.Entries, ratio, float64(grown-st.Bytes)/float64(st.Entries)+entryOverhead)
-			if ratio < 0.75 || ratio > 1.08 {
+			if ratio < 0.75 && strconv.IntSize == 64 || ratio > 1.08 { // where pointers are half as long, so is the overhead
 				t.Errorf("%d entries take %.3f of MaxBytes", st.Entries, ratio)
 			}
 			runtime.KeepAlive(s)
