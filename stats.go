@@ -39,7 +39,7 @@ type GroupStats struct {
 	NotFound int64 // … with ErrNotFound
 	Errors   int64 // … with another error
 
-	Requests    int64 // gets of peers that this process has answered
+	Requests    int64 // gets of peers for this group, refused ones included
 	RequestHits int64 // … from memory
 
 	Fetches      int64 // questions to owners; several Gets may have waited for one
@@ -60,7 +60,7 @@ type GroupStats struct {
 type PeerStats struct {
 	Peer      Peer
 	Agrees    bool  // gauge: its last message came from the same view of who is there
-	Exchanges int64 // messages sent to it
+	Exchanges int64 // gets sent to it as the owner of a key
 	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
 }

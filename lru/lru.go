@@ -7,8 +7,8 @@ import (
 )
 
 // A Cache is a map from K to V, bounded by the sum of its entries' costs. The zero value is ready to use and has no
-// bound. It is not safe for concurrent use. Every method but All takes constant time, Add that for each entry it evicts (now and
-// then a Cache that has shrunk to half is copied, to give memory back).
+// bound. It is not safe for concurrent use. Every method but All takes constant time, Add that for each entry it evicts;
+// now and then a Cache that has shrunk to half is copied, to give memory back.
 type Cache[K comparable, V any] struct {
 	// MaxCost is the largest sum of costs, in whatever unit the caller counts. If zero or less, there is no limit. It
 	// is looked at by Add alone: after lowering it, call RemoveOldest while Cost exceeds it.
