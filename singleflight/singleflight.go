@@ -1,13 +1,14 @@
 // Package singleflight makes one call serve everyone who asks for the same key while it is under way.
 //
 // It is what golang.org/x/sync/singleflight is not: callers leave by their own contexts, a call ends when the last of
-// them has left, a panic or runtime.Goexit in it is an error for all of them, and its result may be stored only if
-// nobody has called [Group.Forget] meanwhile. A call that has come to a point after which nobody may join it says so
-// with [Flight.Seal]; later callers then gather in the next.
+// them has left, a panic or runtime.Goexit in it is an error for all of them, one call may serve many keys, and its
+// result may be stored only if nobody has called [Group.Forget] meanwhile. A call that has come to a point after which
+// nobody may join it says so with [Flight.Seal]; later callers then gather in the next.
 package singleflight
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -17,27 +18,34 @@ import (
 // A Group is a set of flights, at most one of a key that can be joined. The zero value is ready to use. Its methods
 // may be called concurrently.
 type Group[K comparable, V any] struct {
-	mu      sync.Mutex // guards flights and the state of each Flight
+	mu      sync.Mutex // guards flights and the state of each Flight and call
 	flights map[K]*Flight[K, V]
 }
 
-// A Flight is one call under way, and those who wait for it.
+// A Flight is what is under way for one key, and those who wait for it.
 type Flight[K comparable, V any] struct {
 	group   *Group[K, V]
 	key     K
 	timeout time.Duration
-	fn      func(context.Context, *Flight[K, V]) (V, error)
+	fn      func(context.Context, []*Flight[K, V])
 
-	cancel  context.CancelFunc // nil until it starts
+	call    *call // nil until it starts
 	waiters int
 	sealed  bool          // who comes now gathers in next
 	over    bool          // ended, abandoned or forgotten: it commits nothing any more
+	let     bool          // ended or abandoned: it does not keep its call going
 	next    *Flight[K, V] // begins when this one is over
 	behind  *Flight[K, V] // the one whose next this is
 
 	done  chan struct{} // closed when value and err are there
 	value V
 	err   error
+}
+
+// A call is one run of a function, for one flight or several.
+type call struct {
+	cancel  context.CancelFunc
+	flights int // that are still waited for
 }
 
 // Do returns what fn returns for key. If a flight of key can be joined, the result is that flight's, and this fn is not
@@ -48,29 +56,62 @@ type Flight[K comparable, V any] struct {
 // [context.DeadlineExceeded] even if fn has not noticed. A caller whose ctx ends leaves with the error of ctx; the
 // others stay. If fn panics or calls [runtime.Goexit], the error of all is a [*PanicError].
 func (g *Group[K, V]) Do(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error)) (V, error) {
+	return g.do(ctx, key, timeout, fn, false)
+}
+
+// DoNext is Do, but does not join a flight that has begun: the result is that of a call which begins after this one.
+// Only if a flight that is under way fails, its error is the result.
+func (g *Group[K, V]) DoNext(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error)) (V, error) {
+	return g.do(ctx, key, timeout, fn, true)
+}
+
+func (g *Group[K, V]) do(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error), next bool) (V, error) {
 	if err := ctx.Err(); err != nil {
 		var zero V
 		return zero, err
 	}
-	f := g.board(key, timeout, fn)
-	select {
-	case <-f.done:
-		return f.value, f.err
-	case <-ctx.Done():
-		f.leave()
-		var zero V
-		return zero, ctx.Err()
+	f := g.board([]K{key}, timeout, func(ctx context.Context, fs []*Flight[K, V]) {
+		fs[0].End(fn(ctx, fs[0]))
+	}, next)[0]
+	return f.wait(ctx)
+}
+
+// A Result is what has come of one of many keys.
+type Result[V any] struct {
+	Value V
+	Err   error
+}
+
+// DoMany is Do for many keys, each of which must be named once. Those that have a flight which can be joined, join it.
+// For all others together fn is called once, if there are any: with a flight for each, which fn ends by
+// [Flight.End]. Its context ends when nobody waits for any of them any more. The results are in the order of keys.
+func (g *Group[K, V]) DoMany(ctx context.Context, keys []K, timeout time.Duration, fn func(context.Context, []*Flight[K, V])) []Result[V] {
+	results := make([]Result[V], len(keys))
+	if err := ctx.Err(); err != nil {
+		for i := range results {
+			results[i].Err = err
+		}
+		return results
 	}
+	for i, f := range g.board(keys, timeout, fn, false) {
+		results[i].Value, results[i].Err = f.wait(ctx)
+	}
+	return results
 }
 
 // Forget makes sure that no flight of key that has begun commits anything after Forget has returned. The flight still
 // answers those who wait for it; callers who come later start another.
-func (g *Group[K, V]) Forget(key K) {
+func (g *Group[K, V]) Forget(key K) { g.Overtake(key, func() {}) }
+
+// Overtake is Forget, and calls store before a later flight of key can commit anything. Like Commit's, store must be
+// short and must not use the group.
+func (g *Group[K, V]) Overtake(key K, store func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if f := g.flights[key]; f != nil {
 		f.forgetLocked()
 	}
+	store()
 }
 
 // Keys returns the keys that have a flight which can be joined or followed.
@@ -96,72 +137,21 @@ func (f *Flight[K, V]) Commit(store func()) bool {
 	return true
 }
 
-// Seal closes the flight to callers who have not joined it yet. They gather in one that begins when this one is over:
-// its value may be too old for them. Only if this one fails does its error serve them too.
-func (f *Flight[K, V]) Seal() {
+// Seal closes the flight to callers who have not joined it yet, and returns how many have. Who comes later gathers in
+// one that begins when this one is over: its value may be too old for them. Only if this one fails does its error serve
+// them too.
+func (f *Flight[K, V]) Seal() (callers int) {
 	f.group.mu.Lock()
 	defer f.group.mu.Unlock()
 	f.sealed = true
+	return f.waiters
 }
 
-// board returns the flight that a caller of Do waits for.
-func (g *Group[K, V]) board(key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error)) *Flight[K, V] {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	f := g.flights[key]
-	if f == nil || f.sealed && f.next == nil {
-		next := &Flight[K, V]{group: g, key: key, timeout: timeout, fn: fn, done: make(chan struct{})}
-		if f == nil {
-			g.startLocked(next)
-		} else {
-			f.next, next.behind = next, f
-		}
-		f = next
-	} else if f.sealed {
-		f = f.next
-	}
-	f.waiters++
-	return f
-}
+// Key returns the key of the flight.
+func (f *Flight[K, V]) Key() K { return f.key }
 
-func (g *Group[K, V]) startLocked(f *Flight[K, V]) {
-	if g.flights == nil {
-		g.flights = make(map[K]*Flight[K, V])
-	}
-	g.flights[f.key] = f
-	var ctx context.Context
-	if f.timeout > 0 {
-		ctx, f.cancel = context.WithTimeout(context.Background(), f.timeout)
-	} else {
-		ctx, f.cancel = context.WithCancel(context.Background())
-	}
-	go f.run(ctx)
-}
-
-func (f *Flight[K, V]) run(ctx context.Context) {
-	defer f.cancel()
-	if f.timeout > 0 {
-		// The callers are let go at the deadline even if fn is deaf to it.
-		defer context.AfterFunc(ctx, func() {
-			var zero V
-			f.end(zero, ctx.Err())
-		})()
-	}
-	var value V
-	var err error
-	returned := false
-	defer func() {
-		if !returned { // recover is nil after Goexit, and only then
-			err = &PanicError{Value: recover(), Stack: debug.Stack()}
-		}
-		f.end(value, err)
-	}()
-	value, err = f.fn(ctx, f)
-	returned = true
-}
-
-// end gives the result to those who wait, unless they have it or have gone.
-func (f *Flight[K, V]) end(value V, err error) {
+// End gives the result to those who wait, unless they have one or have gone. It is for the function of DoMany.
+func (f *Flight[K, V]) End(value V, err error) {
 	f.group.mu.Lock()
 	defer f.group.mu.Unlock()
 	select {
@@ -177,6 +167,97 @@ func (f *Flight[K, V]) end(value V, err error) {
 		close(next.done)
 	}
 	f.forgetLocked()
+	f.letLocked()
+}
+
+// board returns the flights that a caller waits for: of each key one that can be joined, or, if next is true, one that
+// has not begun.
+func (g *Group[K, V]) board(keys []K, timeout time.Duration, fn func(context.Context, []*Flight[K, V]), next bool) []*Flight[K, V] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]*Flight[K, V], len(keys))
+	var begin []*Flight[K, V]
+	for i, key := range keys {
+		f := g.flights[key]
+		if f == nil || (f.sealed || next) && f.next == nil {
+			new := &Flight[K, V]{group: g, key: key, timeout: timeout, fn: fn, done: make(chan struct{})}
+			if f == nil {
+				begin = append(begin, new)
+			} else {
+				f.next, new.behind = new, f
+			}
+			f = new
+		} else if f.sealed || next {
+			f = f.next
+		}
+		f.waiters++
+		all[i] = f
+	}
+	if begin != nil {
+		g.startLocked(begin)
+	}
+	return all
+}
+
+// startLocked starts one call for flights, whose functions and timeouts are the same.
+func (g *Group[K, V]) startLocked(flights []*Flight[K, V]) {
+	if g.flights == nil {
+		g.flights = make(map[K]*Flight[K, V])
+	}
+	c := &call{flights: len(flights)}
+	var ctx context.Context
+	if timeout := flights[0].timeout; timeout > 0 {
+		ctx, c.cancel = context.WithTimeout(context.Background(), timeout)
+	} else {
+		ctx, c.cancel = context.WithCancel(context.Background())
+	}
+	for _, f := range flights {
+		f.call = c
+		g.flights[f.key] = f
+	}
+	go run(ctx, c.cancel, flights)
+}
+
+var errNoResult = errors.New("the call has ended without a result")
+
+func run[K comparable, V any](ctx context.Context, cancel func(), flights []*Flight[K, V]) {
+	defer cancel()
+	end := func(err error) {
+		var zero V
+		for _, f := range flights {
+			f.End(zero, err)
+		}
+	}
+	if flights[0].timeout > 0 {
+		// The callers are let go at the deadline even if fn is deaf to it.
+		defer context.AfterFunc(ctx, func() { end(ctx.Err()) })()
+	}
+	returned := false
+	defer func() {
+		if returned {
+			end(errNoResult)
+		} else { // recover is nil after Goexit, and only then
+			end(&PanicError{Value: recover(), Stack: debug.Stack()})
+		}
+	}()
+	flights[0].fn(ctx, flights)
+	returned = true
+}
+
+func (f *Flight[K, V]) wait(ctx context.Context) (V, error) {
+	select {
+	case <-f.done:
+		return f.value, f.err
+	default: // what is there is returned, even if ctx has ended as well
+	}
+	select {
+	case <-f.done:
+		return f.value, f.err
+	case <-ctx.Done():
+		f.leave()
+		var zero V
+		return zero, ctx.Err()
+	}
 }
 
 func (f *Flight[K, V]) leave() {
@@ -186,9 +267,20 @@ func (f *Flight[K, V]) leave() {
 	if f.behind != nil {
 		f = f.behind // which goes on for whoever waits, before it or behind it
 	}
-	if f.cancel != nil && f.waiters == 0 && (f.next == nil || f.next.waiters == 0) {
-		f.cancel()
+	if f.call != nil && f.waiters == 0 && (f.next == nil || f.next.waiters == 0) {
 		f.forgetLocked()
+		f.letLocked()
+	}
+}
+
+// letLocked takes note that f does not need its call any more.
+func (f *Flight[K, V]) letLocked() {
+	if f.let || f.call == nil {
+		return
+	}
+	f.let = true
+	if f.call.flights--; f.call.flights == 0 {
+		f.call.cancel()
 	}
 }
 
@@ -202,7 +294,7 @@ func (f *Flight[K, V]) forgetLocked() {
 	if next := f.next; next != nil {
 		f.next, next.behind = nil, nil
 		if next.waiters > 0 {
-			f.group.startLocked(next)
+			f.group.startLocked([]*Flight[K, V]{next})
 		}
 	}
 }
