@@ -3,6 +3,7 @@ package shoal
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -24,16 +25,23 @@ import (
 // number of Caches.
 type Cache struct {
 	opts  Options // with defaults filled in
+	clock clock
 	peers peers
+	hints hints
 	own   *http.Transport // the one made for it, if Options has none
+
+	life context.Context // of what is tried again and again: it ends with Shutdown
+	end  context.CancelFunc
 
 	closed   atomic.Bool // Shutdown has been called
 	slots    *semaphore.Weighted
 	requests atomic.Int64
 	refused  refusalCounts
 
-	mu     sync.RWMutex // guards groups
+	mu     sync.RWMutex // guards what follows
 	groups map[string]*group
+	writes int           // under way
+	idle   chan struct{} // closed when there are none, if somebody waits for that
 }
 
 // Options are the options of [New]. The zero value of each field is its default.
@@ -74,13 +82,18 @@ func New(opts *Options) (*Cache, error) {
 		c.own = newTransport(o.PeerTimeout)
 		c.opts.Transport = c.own
 	}
+	c.life, c.end = context.WithCancel(context.Background())
+	c.hints.cache = c
+	incarnation := rand.Uint64()
+	c.clock.epoch, c.clock.mark = time.Now(), incarnation&0xffff
 	c.peers = peers{
 		self:        Peer{ID: o.ID, Addr: o.Self, Zone: o.Zone, Weight: o.Weight},
-		incarnation: rand.Uint64(),
+		incarnation: incarnation,
 		place:       o.Placement,
 		hello:       c.hello,
 		swapped:     c.viewSwapped,
 		log:         o.Logger,
+		clock:       &c.clock,
 	}
 	c.peers.start(o.Discovery)
 	return c, nil
@@ -130,16 +143,56 @@ func (opts *Options) withDefaults() (o Options, err error) {
 // an address, in which case the others are peers all the same.
 func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
 
-// Shutdown stops looking for peers and answering them. Groups go on working, as in a process that owns nothing. If ctx
-// ends before Discovery has returned, Shutdown fails and values stay where they are. Call it before the Shutdown of the
-// http.Server that carries the Cache.
+// Shutdown stops looking for peers and answering them, and waits for writes that are under way; what peers could not be
+// told of writes, they are told no more. Groups go on working, as in a process that owns nothing. If ctx ends before
+// Discovery has returned, Shutdown fails and values stay where they are. Call it before the Shutdown of the http.Server
+// that carries the Cache.
 func (c *Cache) Shutdown(ctx context.Context) error {
 	c.closed.Store(true)
 	err := c.peers.leave(ctx)
+	if idle := c.noWrites(); idle != nil {
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			err = errors.Join(err, fmt.Errorf("shoal: writes are still under way: %w", ctx.Err()))
+		}
+	}
+	c.end()
 	if c.own != nil {
 		c.own.CloseIdleConnections()
 	}
 	return err
+}
+
+// carryOut carries out a write, or a part of one, that goes on even if its caller does not wait for it.
+func (c *Cache) carryOut(write func()) (done <-chan struct{}) {
+	c.mu.Lock()
+	c.writes++
+	c.mu.Unlock()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		defer func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.writes--; c.writes == 0 && c.idle != nil {
+				close(c.idle)
+				c.idle = nil
+			}
+		}()
+		write()
+	}()
+	return over
+}
+
+// noWrites returns a channel that is closed when no write is under way, or nil if none is.
+func (c *Cache) noWrites() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writes > 0 && c.idle == nil {
+		c.idle = make(chan struct{})
+	}
+	return c.idle
 }
 
 // Peers returns whom this process sees now, itself included, by ID. A process that sees nobody and serves nobody sees

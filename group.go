@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"math"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/shoalcache/shoal/singleflight"
 )
@@ -23,79 +25,7 @@ type Getter[V any] func(ctx context.Context, key string) (V, error)
 type Group[V any] struct {
 	group *group
 	codec Codec[V]
-}
-
-// GroupOptions are the options of [NewGroup], the same in all processes. The zero value of each field is its default.
-type GroupOptions[V any] struct {
-	MaxBytes int64         // memory in this process, overhead included; if zero, 64 MiB
-	TTL      time.Duration // how long a value is fresh; if zero, for ever; if negative, it is not kept
-	Jitter   float64       // largest share of a TTL by which it is cut, at random
-	// TTLFor, if not nil, replaces TTL. Unlike a field's zero, a result of zero or less means that v is not kept:
-	// it answers those who wait for it.
-	TTLFor      func(key string, v V) time.Duration
-	LoadTimeout time.Duration // longest load; if zero, 30 s
-	Codec       Codec[V]      // if nil, see Codec
-}
-
-// NewGroup makes the group that all peers know by name. If get is nil, the group is a plain key-value cache, in which a
-// key that is not held is [ErrNotFound], and one whose owner cannot be reached is a [*PeerError]. NewGroup panics if
-// the name is taken, V would lose parts when encoded, or an option is out of range; the message names the field.
-func NewGroup[V any](c *Cache, name string, get Getter[V], opts *GroupOptions[V]) *Group[V] {
-	var o GroupOptions[V]
-	if opts != nil {
-		o = *opts
-	}
-	bad := func(field string, why any) {
-		panic(fmt.Sprintf("shoal: NewGroup(%q): %s %v", name, field, why))
-	}
-	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)
-	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
-	if o.Codec == nil {
-		var err error
-		if o.Codec, err = codecFor[V](); err != nil {
-			bad("V:", fmt.Errorf("%w; give GroupOptions.Codec", err))
-		}
-	}
-	switch {
-	case o.MaxBytes < 0:
-		bad("GroupOptions.MaxBytes", "is negative")
-	case !(o.Jitter >= 0 && o.Jitter <= 1):
-		bad("GroupOptions.Jitter", "is not between 0 and 1")
-	case o.LoadTimeout < 0:
-		bad("GroupOptions.LoadTimeout", "is negative")
-	}
-	g := &group{name: name, cache: c, loadTimeout: o.LoadTimeout, store: newStore(o.MaxBytes)}
-	if get != nil {
-		g.getter = func(ctx context.Context, key string) ([]byte, time.Duration, error) {
-			v, err := get(ctx, key)
-			if err != nil {
-				return nil, 0, err
-			}
-			data, err := o.Codec.Append(nil, v)
-			if err != nil {
-				return nil, 0, fmt.Errorf("encode the value of %.80q in group %q: %w", key, name, err)
-			}
-			return data, o.ttl(key, v), nil
-		}
-	}
-	if !c.register(g) {
-		bad("name", "is taken")
-	}
-	return &Group[V]{group: g, codec: o.Codec}
-}
-
-// ttl returns how long v is kept: zero means for ever, less that it is not.
-func (o *GroupOptions[V]) ttl(key string, v V) time.Duration {
-	ttl := o.TTL
-	if o.TTLFor != nil {
-		if ttl = o.TTLFor(key, v); ttl <= 0 {
-			return -1
-		}
-	}
-	if ttl <= 0 {
-		return ttl
-	}
-	return max(ttl-time.Duration(o.Jitter*rand.Float64()*float64(ttl)), 1)
+	ttl   func(key string, v V) time.Duration
 }
 
 // Get returns the value of key: from memory, from its owner, or from the [Getter]. The error is ErrNotFound, the
@@ -104,11 +34,126 @@ func (o *GroupOptions[V]) ttl(key string, v V) time.Duration {
 // [context.DeadlineExceeded]; a key or value that is too large, or cannot be encoded or decoded, one that says so. What
 // is in memory is returned even if ctx has ended. Get is a Getter itself.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
-	value, err := g.group.get(ctx, key)
+	f, err := g.group.get(ctx, key, want{})
 	if err != nil {
 		var zero V
 		return zero, err
 	}
+	return g.decode(key, f.value)
+}
+
+// GetOptions are the conditions of [Group.GetEntry].
+type GetOptions struct {
+	MaxAge     time.Duration // if positive, an older value is loaded anew
+	Fresh      bool          // the value must come from a load that begins after the call
+	CachedOnly bool          // no Getter runs: ErrNotCached if the owner holds nothing
+}
+
+// An Entry is a value and what is known of it.
+type Entry[V any] struct {
+	Value  V
+	Age    time.Duration // since its load, or its Set, began
+	Stale  bool          // it is past its TTL
+	Source string        // "memory" of this process, "peer", or "getter", here or at a peer
+}
+
+// GetEntry is Get on conditions, and tells what it found. The conditions hold even where Stale and StaleIfError
+// would allow more: if a load fails that they ask for, its error is returned. In a group without a getter nothing can be
+// loaded, and a value that does not meet them is ErrNotFound. Nil options are none.
+func (g *Group[V]) GetEntry(ctx context.Context, key string, opts *GetOptions) (Entry[V], error) {
+	var w want
+	if opts != nil {
+		w = want{maxAge: max(opts.MaxAge, 0), fresh: opts.Fresh, cachedOnly: opts.CachedOnly}
+	}
+	f, err := g.group.get(ctx, key, w)
+	if err != nil {
+		return Entry[V]{}, err
+	}
+	e := Entry[V]{Age: g.group.cache.clock.now() - f.born, Stale: f.stale, Source: "memory"}
+	if f.loaded {
+		e.Source = "getter"
+	} else if f.fetched {
+		e.Source = "peer"
+	}
+	e.Value, err = g.decode(key, f.value)
+	return e, err
+}
+
+// GetMany returns the values of keys. A key without a value is left out and is no error. If others failed, the error
+// is a [KeyErrors] and the map has the rest. GroupOptions.GetMany has the same form: it leaves out keys without a
+// value and may return KeyErrors beside values; any other error is that of every key it left out.
+//
+// Each owner is asked once, for all its keys that are not in memory here, and all at the same time; an owner loads with
+// GroupOptions.GetMany what it does not hold and is not loading yet, or key by key, some at a time, with the Getter.
+func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
+	values := make(map[string]V, len(keys))
+	failed := make(KeyErrors)
+	for key, f := range g.group.many(ctx, keys) {
+		v, err := *new(V), f.err
+		if err == nil {
+			v, err = g.decode(key, f.value)
+		}
+		if err == nil {
+			values[key] = v
+		} else if !errors.Is(err, ErrNotFound) {
+			failed[key] = err
+		}
+	}
+	if len(failed) > 0 {
+		return values, failed
+	}
+	return values, nil
+}
+
+// Set makes v the value of key. After it has returned nil, no Get that starts later, on any peer, returns an older
+// value. Otherwise its error joins a [*PeerError] for each peer that did not confirm and will be told again. In a group
+// with a getter, change the source first. An ended ctx ends the wait, not the write.
+func (g *Group[V]) Set(ctx context.Context, key string, v V) error {
+	return g.set(ctx, key, v, g.ttl(key, v))
+}
+
+// SetWithTTL is Set with a TTL for v alone. If ttl is zero or less, v has expired: older values go, v is not kept.
+func (g *Group[V]) SetWithTTL(ctx context.Context, key string, v V, ttl time.Duration) error {
+	if ttl <= 0 {
+		ttl = -1
+	}
+	return g.set(ctx, key, v, ttl)
+}
+
+func (g *Group[V]) set(ctx context.Context, key string, v V, ttl time.Duration) error {
+	data, err := g.codec.Append(nil, v)
+	if err != nil {
+		return fmt.Errorf("encode the value of %.80q in group %q: %w", key, g.group.name, err)
+	}
+	return g.group.set(ctx, key, data, ttl)
+}
+
+// Remove forgets keys on all peers, with the promise and the errors of Set. In a group with a getter they are loaded
+// when they are asked for again.
+func (g *Group[V]) Remove(ctx context.Context, keys ...string) error {
+	return g.group.remove(ctx, keys)
+}
+
+// Purge forgets all keys on all peers, with the promise and the errors of Set. It costs each peer the same, however much
+// it holds.
+func (g *Group[V]) Purge(ctx context.Context) error { return g.group.purge(ctx) }
+
+// Add adds delta to the counter at key and returns the sum. The owner does it in one step; nothing is lost, whoever
+// else adds. A counter that is not held starts at what the Getter returns, else at zero; its TTL runs from there,
+// whatever is added later. It lasts as long as the memory that holds it, and an Add that failed may have counted. A sum
+// that V cannot hold is an error, and is not kept.
+func Add[V ~int | ~int64](ctx context.Context, g *Group[V], key string, delta V) (V, error) {
+	sum, err := g.group.addTo(ctx, key, int64(delta))
+	return V(sum), err
+}
+
+// SetMaxBytes changes GroupOptions.MaxBytes, and HotBytes in the same proportion. Here zero is zero: nothing is kept.
+func (g *Group[V]) SetMaxBytes(n int64) { g.group.setMaxBytes(n) }
+
+// Stats returns a snapshot of the group's numbers in this process.
+func (g *Group[V]) Stats() GroupStats { return g.group.stats() }
+
+func (g *Group[V]) decode(key string, value ByteView) (V, error) {
 	v, err := g.codec.Decode(value.bytes())
 	if err != nil {
 		g.group.counts.errors.Add(1)
@@ -117,19 +162,20 @@ func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 	return v, nil
 }
 
-// SetMaxBytes changes GroupOptions.MaxBytes. Here zero is zero: nothing is kept.
-func (g *Group[V]) SetMaxBytes(n int64) { g.group.store.setMax(n) }
-
-// Stats returns a snapshot of the group's numbers in this process.
-func (g *Group[V]) Stats() GroupStats { return g.group.stats() }
-
-// A group is what a Group[V] is without V: keys and bytes. This is the story of a Get.
+// A group is what a Group[V] is without V: keys and bytes. This is the story of a Get; that of a write is in write.go.
 type group struct {
-	name        string
-	cache       *Cache
-	getter      func(ctx context.Context, key string) (data []byte, ttl time.Duration, err error) // nil: none
-	loadTimeout time.Duration
-	store       *store
+	name  string
+	cache *Cache
+	settings
+
+	getter func(ctx context.Context, key string) loaded          // nil: none
+	batch  func(ctx context.Context, keys []string) []loaded     // nil: keys are loaded one by one
+	zero   func(key string) loaded                               // what a counter starts at; nil: values are no counters
+	add    func(data []byte, delta int64) ([]byte, int64, error) // adds to one
+
+	main   *store // what this process owns
+	absent *store // … and the getter has said in place of values
+	copies *store // of others' hot keys, under lease
 
 	// There are two kinds of flight. A load is done here, for callers of this process and of others; a fetch asks
 	// another process. A load never waits for a fetch: so whatever two processes believe about who owns a key, they
@@ -137,164 +183,489 @@ type group struct {
 	loads   singleflight.Group[string, found]
 	fetches singleflight.Group[string, found]
 
+	rates      rates  // how often peers ask for a key
+	leases     leases // who may hold a copy of one
+	generation generation
+
 	counts groupCounts
+}
+
+// settings are the options of a group that do not depend on V.
+type settings struct {
+	maxBytes    int64
+	hotShare    float64 // of maxBytes, for copies
+	loadTimeout time.Duration
+	stale       time.Duration
+	grace       time.Duration // how long past its TTL a value is kept: for Stale, or StaleIfError
+	notFoundTTL time.Duration
+	errorTTL    time.Duration
+	jitter      float64
+	turns       *semaphore.Weighted // of loads; nil: any number runs at once
+	hotRate     float64
+	hotLease    time.Duration
+}
+
+// absentShare is what part of a group's memory is for what getters say in place of values.
+const absentShare = 1. / 64
+
+func newGroup(c *Cache, name string, s settings) *group {
+	g := &group{name: name, cache: c, settings: s}
+	g.main = newStore(&c.clock, s.maxBytes)
+	g.absent = newStore(&c.clock, int64(absentShare*float64(s.maxBytes)))
+	g.copies = newStore(&c.clock, int64(s.hotShare*float64(s.maxBytes)))
+	g.main.lent = func() int64 { return g.absent.used.Load() + g.copies.used.Load() }
+	g.main.stale, g.main.loadTimeout = s.stale, s.loadTimeout
+	if s.stale > 0 {
+		g.main.hotRate = s.hotRate
+	}
+	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
+	return g
+}
+
+func (g *group) setMaxBytes(n int64) {
+	g.copies.setMax(int64(g.hotShare * float64(n)))
+	g.absent.setMax(int64(absentShare * float64(n)))
+	g.main.setMax(n)
+}
+
+// want is what a caller asks of a value.
+type want struct {
+	maxAge     time.Duration // if positive
+	fresh      bool
+	cachedOnly bool
+	anew       bool // what there is must be replaced
+}
+
+// takes reports whether e will do for a call that began then, whether past its TTL or not.
+func (w want) takes(e *entry, began, now time.Duration) bool {
+	return !(w.fresh && e.born < began) && !(w.maxAge > 0 && now-e.born > w.maxAge)
 }
 
 // found is what came of looking for a key.
 type found struct {
-	value   ByteView
-	ttl     time.Duration // how long it stays fresh; 0: for ever; negative: it is not kept
+	entry
+	stale   bool          // it is past its TTL
 	loaded  bool          // a getter ran for it
 	fetched bool          // it is another process's
-	missing bool          // of a fetch: there is no value
+	kept    bool          // it is in memory
+	failed  error         // what came of the load that was to replace it
+	lease   time.Duration // how long the peer that asks may serve it without asking again
 }
 
 // get answers a caller of this process.
-func (g *group) get(ctx context.Context, key string) (ByteView, error) {
-	if e, ok := g.store.get(key); ok {
-		return e.value, nil
+func (g *group) get(ctx context.Context, key string, w want) (found, error) {
+	if w == (want{}) {
+		if e, due, ok := g.main.get(key); ok {
+			return g.hit(key, e, due), nil
+		}
 	}
-	f, err := g.find(ctx, key)
-	g.counts.missed(f, err)
-	return f.value, err
+	f, ok := g.held(key, w)
+	if !ok {
+		var err error
+		f, err = g.find(ctx, key, w)
+		g.counts.missed(f, err)
+		return f, err
+	}
+	if f.err != nil {
+		g.counts.missed(f, f.err)
+	}
+	return f, f.err
+}
+
+// hit makes the result of what main has.
+func (g *group) hit(key string, e entry, due bool) found {
+	f := found{entry: e, kept: true}
+	if e.fresh != 0 {
+		f.stale = e.isStale(g.cache.clock.now())
+	}
+	if due {
+		g.counts.reloads.Add(1)
+		go g.load(context.Background(), key, want{anew: true})
+	}
+	return f
+}
+
+// held looks at what memory has of key beside what get has looked at.
+func (g *group) held(key string, w want) (found, bool) {
+	if w.fresh {
+		return found{}, false
+	}
+	now := g.cache.clock.now()
+	look := func(s *store) (entry, bool, bool) {
+		if s.used.Load() == 0 {
+			return entry{}, false, false
+		}
+		if w != (want{}) {
+			if e, ok := s.peek(key); !ok || !w.takes(&e, now, now) {
+				return entry{}, false, false
+			}
+		}
+		return s.get(key)
+	}
+	if w != (want{}) {
+		if e, due, ok := look(g.main); ok {
+			return g.hit(key, e, due), true
+		}
+	}
+	if e, _, ok := look(g.absent); ok {
+		return found{entry: e, kept: true}, true
+	}
+	if e, _, ok := look(g.copies); ok {
+		return found{entry: e, stale: e.late}, true
+	}
+	return found{}, false
 }
 
 // find gets what memory does not have: from the owner, or by a load if this process owns key or cannot ask who does.
-func (g *group) find(ctx context.Context, key string) (found, error) {
+func (g *group) find(ctx context.Context, key string, w want) (found, error) {
 	if err := g.cache.checkKey(key); err != nil {
 		return found{}, fmt.Errorf("get from group %q: %w", g.name, err)
 	}
 	if owner, _ := g.cache.peers.view.Load().owner(key); owner != nil {
-		f, err := g.fetch(ctx, key)
-		if f.missing {
-			return f, ErrNotFound
-		}
-		if !notAsked(err) || g.getter == nil && !errors.Is(err, errNoOwner) {
+		f, err := g.fetch(ctx, key, w)
+		if !g.fallsBack(err) || w.cachedOnly {
 			return f, err
 		}
 	}
-	if g.getter == nil && !g.cache.peers.view.Load().owns(key) {
-		return found{}, &PeerError{Op: "get", Err: fmt.Errorf("key %.80q of group %q: nobody is known who could own it", key, g.name)}
-	}
-	return g.load(ctx, key)
+	return g.loadHere(ctx, key, w)
 }
 
-// answer answers a peer that takes this process for the owner of key. It calls loading before it waits for a load. It
-// never asks another process.
-func (g *group) answer(ctx context.Context, key string, loading func(longest time.Duration)) (found, error) {
-	g.counts.requests.Add(1)
-	if e, ok := g.store.serve(key); ok {
-		return found{value: e.value, ttl: g.store.remaining(e)}, nil
-	}
-	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
-		return found{}, &notOwner{owner}
-	}
-	loading(g.loadTimeout)
-	return g.load(ctx, key)
-}
-
-// fetch asks the owner of key. Nobody joins a question that has been sent, for the answer may have been made before a
-// write that a later caller must see: later callers gather in the next.
-func (g *group) fetch(ctx context.Context, key string) (found, error) {
-	return g.fetches.Do(ctx, key, 0, func(ctx context.Context, f *singleflight.Flight[string, found]) (found, error) {
-		f.Seal()
-		owner, _ := g.cache.peers.view.Load().owner(key)
-		if owner == nil {
-			return found{}, errNoOwner // there was one when these callers began to gather
-		}
-		g.counts.fetches.Add(1)
-		result, err := g.cache.fetch(ctx, owner, g.name, key, g.loadTimeout)
-		if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
-			// The views differ. The owner's word is taken once; after that the key is loaded here.
-			g.counts.fetches.Add(1)
-			result, err = g.cache.fetch(ctx, other.owner, g.name, key, g.loadTimeout)
-		}
-		return result, err
-	})
-}
-
-// notAsked reports whether err says that no owner has looked for the key.
-func notAsked(err error) bool {
+// fallsBack reports whether err says that no owner has looked for the key, so that it may be loaded here.
+func (g *group) fallsBack(err error) bool {
 	if errors.Is(err, errNoOwner) {
 		return true
 	}
 	p, ok := errors.AsType[*PeerError](err)
-	return ok && p.Op == "get"
+	return ok && p.Op == "get" && g.getter != nil
 }
 
-var errNoOwner = errors.New("nobody else owns the key")
+var errNoOwner = errors.New("nobody is known who could own the key")
 
-// load runs the getter, once for all who wait, here and at peers. What it returns is kept if this process owns key.
-func (g *group) load(ctx context.Context, key string) (found, error) {
-	f, err := g.loads.Do(ctx, key, g.loadTimeout, func(ctx context.Context, f *singleflight.Flight[string, found]) (found, error) {
-		// Another load may have ended between the caller's look at memory and this flight's start.
-		if e, ok := g.store.peek(key); ok {
-			return found{value: e.value, ttl: g.store.remaining(e)}, nil
+// loadHere loads key in this process, which may not own it.
+func (g *group) loadHere(ctx context.Context, key string, w want) (found, error) {
+	if g.getter == nil && !g.cache.peers.view.Load().owns(key) {
+		return found{}, &PeerError{Op: "get", Err: fmt.Errorf("key %.80q of group %q: %w", key, g.name, errNoOwner)}
+	}
+	if w.cachedOnly {
+		return found{}, ErrNotCached
+	}
+	return g.load(ctx, key, w)
+}
+
+// A question is what a peer asks.
+type question struct {
+	want
+	from    *peer  // nil: nobody in the view
+	callers int64  // how many calls it answers there
+	lease   bool   // a copy would be kept
+	have    uint64 // the version of the one that has been
+}
+
+// answer answers a peer that takes this process for the owner of key. It calls loading before it waits for a load. It
+// never asks another process.
+func (g *group) answer(ctx context.Context, key string, q question, loading func(longest time.Duration)) (found, error) {
+	g.counts.requests.Add(1)
+	// The lease is noted before memory is looked at. So a write that comes after the look finds it, and one that came
+	// before has left what is looked at.
+	lease := g.grant(key, q)
+	if f, ok := g.serve(key, q); ok {
+		f.lease = g.leaseOf(f, lease)
+		return f, f.err
+	}
+	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
+		return found{}, &notOwner{owner}
+	}
+	if q.cachedOnly {
+		return found{}, ErrNotCached
+	}
+	loading(g.loadTimeout)
+	f, err := g.load(ctx, key, q.want)
+	if lease > 0 && f.kept {
+		if e, ok := g.peek(key); ok && e.version == f.version { // else it has been written to since
+			f.lease = g.leaseOf(f, lease)
 		}
-		if g.getter == nil {
-			return found{}, ErrNotFound
-		}
-		data, ttl, err := g.run(ctx, key)
-		if err != nil {
-			return found{}, err
-		}
-		if ttl >= 0 {
-			g.keep(f, key, data, ttl)
-		}
-		return found{value: NewByteView(data), ttl: ttl, loaded: true}, nil
-	})
-	if _, ok := errors.AsType[*PanicError](err); ok || ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("load %.80q of group %q: %w", key, g.name, err)
 	}
 	return f, err
 }
 
-// run runs the getter.
-func (g *group) run(ctx context.Context, key string) (data []byte, ttl time.Duration, err error) {
-	g.counts.loads.Add(1)
-	if !g.cache.peers.view.Load().owns(key) {
-		g.counts.unownedLoads.Add(1)
+// serve returns what memory has for a peer.
+func (g *group) serve(key string, q question) (found, bool) {
+	if q.fresh {
+		return found{}, false
 	}
-	panicked := true
-	defer func() {
-		if panicked {
-			g.counts.loadPanics.Add(1)
+	if q.maxAge > 0 {
+		now := g.cache.clock.now()
+		if e, ok := g.peek(key); !ok || !q.takes(&e, now, now) {
+			return found{}, false
 		}
-		if panicked || err != nil && !errors.Is(err, ErrNotFound) {
+	}
+	if e, due, ok := g.main.serve(key, q.callers); ok {
+		return g.hit(key, e, due), true
+	}
+	if e, _, ok := g.absent.serve(key, q.callers); ok {
+		return found{entry: e, kept: true}, true
+	}
+	return found{}, false
+}
+
+// peek returns what there is of key, and leaves no trace.
+func (g *group) peek(key string) (entry, bool) {
+	if e, ok := g.main.peek(key); ok {
+		return e, ok
+	}
+	return g.absent.peek(key)
+}
+
+// fetch asks the owner of key. Nobody joins a question that has been sent, for the answer may have been made before a
+// write that a later caller must see: later callers gather in the next. A question on conditions is asked for one caller.
+func (g *group) fetch(ctx context.Context, key string, w want) (found, error) {
+	if w != (want{}) {
+		return g.ask(ctx, nil, key, question{want: w, callers: 1})
+	}
+	return g.fetches.Do(ctx, key, 0, func(ctx context.Context, f *singleflight.Flight[string, found]) (found, error) {
+		return g.ask(ctx, f, key, question{callers: int64(f.Seal()), lease: g.hotShare > 0})
+	})
+}
+
+// ask asks the owner of key, in flight if there is one, and keeps a copy if the owner gives a lease.
+func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, found], key string, q question) (found, error) {
+	owner, _ := g.cache.peers.view.Load().owner(key)
+	if owner == nil {
+		return found{}, errNoOwner // there was one when these callers began to gather
+	}
+	before, ok := g.copies.peek(key)
+	if q.lease = q.lease && flight != nil; ok && q.lease {
+		q.have = before.version
+		q.callers += g.recentCalls(key, before)
+	}
+	g.counts.fetches.Add(1)
+	sent := g.cache.clock.now()
+	f, err := g.cache.fetch(ctx, owner, g, key, q, before)
+	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil {
+		// The views differ. The owner's word is taken once; after that the key is loaded here.
+		if other := g.cache.peers.known(other.owner); other != nil {
+			g.counts.fetches.Add(1)
+			q.lease, q.have = false, 0
+			f, err = g.cache.fetch(ctx, other, g, key, q, entry{})
+		}
+	} else if f.lease > 0 && q.lease {
+		copy := f.entry
+		copy.fresh = sent + min(f.lease, maxLease) // the owner counts from later
+		copy.ends, copy.late = copy.fresh+maxLease, f.stale
+		var cost int64
+		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
+		g.copies.shrink(cost)
+		g.main.shrink(cost)
+	}
+	if err == nil {
+		err = f.err
+	}
+	return f, err
+}
+
+// loaded is what a getter has said of a key.
+type loaded struct {
+	data []byte
+	ttl  time.Duration // 0: for ever; negative: it is not kept
+	err  error
+}
+
+type loadFlight = singleflight.Flight[string, found]
+
+// load runs the getter, once for all who wait, here and at peers. What it returns is kept if this process owns key.
+func (g *group) load(ctx context.Context, key string, w want) (found, error) {
+	began := g.cache.clock.now()
+	for anew := w.anew || w.fresh; ; anew = true {
+		do := g.loads.Do
+		if anew && !w.anew {
+			do = g.loads.DoNext
+		}
+		f, err := do(ctx, key, g.loadTimeout, func(ctx context.Context, f *loadFlight) (found, error) {
+			if !anew { // another load may have ended between the caller's look at memory and this flight's start
+				if f, ok := g.here(key); ok {
+					return f, f.err
+				}
+			}
+			return g.fly(ctx, f)
+		})
+		f, err = g.landed(ctx, key, f, err)
+		if err != nil && f.err == nil || w.takes(&f.entry, began, g.cache.clock.now()) {
+			return f, err
+		}
+		if f.failed != nil {
+			return found{}, f.failed
+		}
+	}
+}
+
+// here returns what memory has of key, if it is not past its TTL.
+func (g *group) here(key string) (found, bool) {
+	e, ok := g.peek(key)
+	if !ok || e.isStale(g.cache.clock.now()) {
+		return found{}, false
+	}
+	return found{entry: e, kept: true}, true
+}
+
+// fly is a load flight's way to the getter and back.
+func (g *group) fly(ctx context.Context, f *loadFlight) (found, error) {
+	if g.getter == nil {
+		return found{}, ErrNotFound
+	}
+	done, err := g.turn(ctx, f)
+	if err != nil {
+		return found{}, err
+	}
+	defer done()
+	began := g.cache.clock.now()
+	g.counts.loads.Add(1)
+	l := g.run(func() []loaded { return []loaded{g.getter(ctx, f.Key())} })[0]
+	return g.settle(f, began, l)
+}
+
+// turn waits until the getter may run for flights.
+func (g *group) turn(ctx context.Context, flights ...*loadFlight) (done func(), err error) {
+	v := g.cache.peers.view.Load()
+	for _, f := range flights {
+		if !v.owns(f.Key()) {
+			// Nobody tells this process of writes. So nobody joins what may have begun long before one.
+			g.counts.unownedLoads.Add(1)
+			time.AfterFunc(maxLease, func() { f.Seal() })
+		}
+	}
+	if g.turns == nil {
+		return func() {}, nil
+	}
+	if err := g.turns.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	return func() { g.turns.Release(1) }, nil
+}
+
+// run runs a getter and counts what goes wrong.
+func (g *group) run(getter func() []loaded) []loaded {
+	returned := false
+	defer func() {
+		if !returned {
+			g.counts.loadPanics.Add(1)
 			g.counts.loadErrors.Add(1)
 		}
 	}()
-	data, ttl, err = g.getter(ctx, key)
-	panicked = false
-	if most := g.cache.opts.MaxValueBytes; err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("the value of %.80q in group %q has %d bytes, more than MaxValueBytes, %d", key, g.name, len(data), most)
+	all := getter()
+	returned = true
+	most := g.cache.opts.MaxValueBytes
+	for i, l := range all {
+		if l.err == nil && int64(len(l.data)) > most {
+			all[i] = loaded{err: fmt.Errorf("a value of %d bytes in group %q is longer than MaxValueBytes, %d", len(l.data), g.name, most)}
+		}
+		if all[i].err != nil && !errors.Is(all[i].err, ErrNotFound) {
+			g.counts.loadErrors.Add(1)
+		}
 	}
-	return data, ttl, err
+	return all
 }
 
-// keep puts what flight f has loaded into memory, if key is this process's and the flight has not been forgotten. It is
-// forgotten if the key goes to another process just now: see viewSwapped.
-func (g *group) keep(f *singleflight.Flight[string, found], key string, data []byte, ttl time.Duration) {
-	if !g.cache.peers.view.Load().owns(key) {
-		return
+// settle makes the result of what the getter has said, and keeps it if the key is this process's and the flight has not
+// been forgotten. It is forgotten by a write, and if the key goes to another process just now: see viewSwapped.
+func (g *group) settle(f *loadFlight, began time.Duration, l loaded) (found, error) {
+	ttl, into := l.ttl, g.main
+	switch {
+	case l.err == nil:
+	case errors.Is(l.err, ErrNotFound):
+		ttl, into = cut(cmp.Or(g.notFoundTTL, -1), g.jitter), g.absent
+	default:
+		if e, ok := g.main.failed(f.Key()); ok {
+			return g.instead(e, l.err), nil
+		}
+		ttl, into = cut(cmp.Or(g.errorTTL, -1), g.jitter), g.absent
 	}
+	result := found{entry: g.aged(entry{value: NewByteView(l.data), err: l.err, born: began}, ttl), loaded: true}
+	if g.cache.peers.view.Load().owns(f.Key()) {
+		var cost int64
+		f.Commit(func() { result.entry, cost = g.keep(into, f.Key(), trimmed(l.data), result.entry, ttl) })
+		result.kept = cost > 0
+		g.main.shrink(cost)
+	}
+	return result, l.err
+}
+
+// aged sets when e, whose TTL begins now, ends.
+func (g *group) aged(e entry, ttl time.Duration) entry {
+	now := g.cache.clock.now()
+	if ttl != 0 && ttl <= math.MaxInt64-now { // else for ever, or as good as
+		e.fresh = max(now+ttl, 1)
+		e.ends = e.fresh
+		if e.err == nil && ttl > 0 {
+			e.ends += min(g.grace, math.MaxInt64-e.fresh)
+		}
+	}
+	return e
+}
+
+// keep puts e in the place of whatever there is of key, or only takes that away if ttl is negative. It returns e with
+// its version, and what it costs: nothing if it was not kept.
+func (g *group) keep(into *store, key string, data []byte, e entry, ttl time.Duration) (entry, int64) {
+	if into == g.main {
+		g.absent.remove(key, 0)
+	} else {
+		g.main.remove(key, 0)
+	}
+	if ttl < 0 {
+		into.remove(key, 0)
+		e.version = g.cache.clock.version()
+		return e, 0
+	}
+	return into.put(key, data, e)
+}
+
+// trimmed returns data without capacity that would be paid for and not used.
+func trimmed(data []byte) []byte {
 	if cap(data)-len(data) > len(data)/8 {
-		data = bytes.Clone(data)
+		return bytes.Clone(data)
 	}
-	f.Commit(func() { g.store.set(key, data, ttl) })
+	return data
+}
+
+// landed sees to what a flight cannot see to itself: it panicked, or took too long.
+func (g *group) landed(ctx context.Context, key string, f found, err error) (found, error) {
+	_, panicked := errors.AsType[*PanicError](err)
+	late := ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+	if !panicked && !late {
+		return f, err
+	}
+	err = fmt.Errorf("load %.80q of group %q: %w", key, g.name, err)
+	if f.err != nil {
+		return f, err // the getter returned it
+	}
+	if e, ok := g.main.failed(key); ok {
+		return g.instead(e, err), nil
+	}
+	if late && g.errorTTL > 0 && g.cache.peers.view.Load().owns(key) {
+		_, cost := g.absent.put(key, nil, g.aged(entry{err: err, born: g.cache.clock.now()}, cut(g.errorTTL, g.jitter)))
+		g.main.shrink(cost)
+	}
+	return f, err
+}
+
+// instead makes the result of a load that has failed, where there is still an older value.
+func (g *group) instead(e entry, err error) found {
+	return found{entry: e, stale: e.isStale(g.cache.clock.now()), kept: true, failed: err}
 }
 
 // viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,
-// which then keep nothing any more, then what they have kept. Who asks from now on asks an owner of the new view, and
-// does not gather behind a question to one of the old.
+// which then keep nothing any more, then what they have kept. Copies go all, for who gave their leases may not know of
+// writes any more. Who asks from now on asks an owner of the new view, and does not gather behind a question to one of
+// the old.
 func (g *group) viewSwapped(old, new *view) {
 	for _, key := range g.fetches.Keys() {
 		g.fetches.Forget(key)
 	}
+	g.copies.clear()
 	for _, key := range g.loads.Keys() {
 		if old.owns(key) && !new.owns(key) {
 			g.loads.Forget(key)
 		}
 	}
-	g.store.retain(new.owns)
+	g.main.retain(new.owns)
+	g.absent.retain(new.owns)
 }

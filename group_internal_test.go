@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"context"
+	"math"
 	"testing"
 
 	"github.com/shoalcache/shoal/singleflight"
@@ -16,7 +17,7 @@ func TestLoadLooksAtMemoryAgain(t *testing.T) {
 	}
 	g := NewGroup(cache, "g", func(context.Context, string) (string, error) { return "value", nil }, nil)
 	for range 3 {
-		if f, err := g.group.load(t.Context(), "key"); f.value.String() != "value" || err != nil {
+		if f, err := g.group.load(t.Context(), "key", want{}); f.value.String() != "value" || err != nil {
 			t.Errorf("%q, %v", f.value, err)
 		}
 	}
@@ -52,8 +53,7 @@ func TestNothingIsKeptOfAKeyThatIsLostAtThatMoment(t *testing.T) {
 	place := &moving{then: func() { cache.peers.swap([]*peer{others}, false) }}
 	_, err = g.group.loads.Do(t.Context(), "key", 0, func(_ context.Context, f *singleflight.Flight[string, found]) (found, error) {
 		cache.peers.view.Store(&view{members: []*peer{mine}, self: 0, owners: place})
-		g.group.keep(f, "key", []byte("value"), 0)
-		return found{}, nil
+		return g.group.settle(f, 0, loaded{data: []byte("value")})
 	})
 	if s := g.Stats(); err != nil || s.Entries != 0 {
 		t.Errorf("%v, %d entries of another's", err, s.Entries)
@@ -62,10 +62,10 @@ func TestNothingIsKeptOfAKeyThatIsLostAtThatMoment(t *testing.T) {
 
 // A count of bytes that has drifted must not keep anybody looking for entries that are not there.
 func TestEvictionEndsWhenNothingIsLeft(t *testing.T) {
-	s := newStore(1 << 20)
+	s := newTestStore(1 << 20)
 	s.set("key", []byte("value"), 0)
 	s.used.Add(1 << 40)
-	s.shrink()
+	s.shrink(math.MaxInt64)
 	if _, ok := s.peek("key"); ok {
 		t.Error("the budget is exceeded, and an entry is still there")
 	}

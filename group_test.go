@@ -1,7 +1,6 @@
 package shoal_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -471,7 +470,7 @@ func TestErrorOfAnotherGroupInAGetterIsTheGettersError(t *testing.T) {
 			t.Fatalf("at the owner: %v", err)
 		}
 		w := httptest.NewRecorder()
-		cluster.Cache(0).ServeHTTP(w, httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(marshal(t, fetchRequest("outer", key)))))
+		cluster.Cache(0).ServeHTTP(w, newPost(marshal(t, fetchRequest("outer", key))))
 		if reply := lastReply(t, w); !strings.Contains(string(reply.GetFailed().GetText()), "inner") {
 			t.Errorf("to a peer: %v", reply)
 		}

@@ -41,10 +41,10 @@ func (a *answering) groupcache(r *http.Request, path string) {
 		refuse(http.StatusNotFound, shoalpb.Refused_NO_GROUP, "no such group: "+name)
 		return
 	}
-	result, err := g.answer(r.Context(), key, func(time.Duration) { a.patient() })
+	result, err := g.answer(r.Context(), key, question{callers: 1}, func(time.Duration) { a.patient() })
 	if _, ok := err.(*notOwner); ok {
 		a.patient()
-		result, err = g.load(r.Context(), key)
+		result, err = g.load(r.Context(), key, want{})
 	}
 	switch {
 	case errors.Is(err, ErrNotFound):

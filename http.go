@@ -87,107 +87,76 @@ func (c *Cache) sender() *shoalpb.Sender {
 		Id:          []byte(c.peers.self.ID),
 		Incarnation: c.peers.incarnation,
 		View:        c.peers.view.Load().digest,
+		Clock:       c.clock.last.Load(),
 	}
 }
 
 // introduction is what this process says of itself to whom it greets, and who greets it.
 func (c *Cache) introduction() *shoalpb.Hello {
 	self := &c.peers.self
-	return &shoalpb.Hello{Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight}
+	h := &shoalpb.Hello{Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight}
+	for _, g := range c.allGroups() {
+		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})
+	}
+	return h
 }
 
-// hello asks the process at addr who it is.
-func (c *Cache) hello(ctx context.Context, addr string) (*peer, error) {
-	reply, err := c.exchange(ctx, addr, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: c.introduction()}}, 0)
-	if err != nil {
-		return nil, err
-	}
-	h := reply.GetHello()
-	if h == nil || !validWeight(h.Weight) {
-		return nil, unexpected(reply)
-	}
-	return &peer{
-		Peer:        Peer{ID: string(reply.GetSender().GetId()), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
-		incarnation: reply.GetSender().GetIncarnation(),
-	}, nil
-}
-
-// fetch asks p for the value of key. Its error is that of ctx, a *PeerError, or a *PeerError that wraps *notOwner.
-func (c *Cache) fetch(ctx context.Context, p *peer, group, key string, longestLoad time.Duration) (found, error) {
-	p.counts.exchanges.Add(1)
-	reply, err := c.exchange(ctx, p.Addr, &shoalpb.Request{
-		Op: &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{Group: []byte(group), Key: []byte(key)}},
-	}, longestLoad)
-	op := "get"
-	if err == nil {
-		c.heard(reply.GetSender())
-		if was := reply.GetSender().GetIncarnation(); was != p.incarnation && p.incarnation != 0 {
-			c.peers.noticed(sighting{id: p.ID, incarnation: was}) // somebody else is there now
-		}
-		switch a := reply.GetAnswer().(type) {
-		case *shoalpb.Reply_Value:
-			return found{value: NewByteView(a.Value.Value), ttl: time.Duration(a.Value.Ttl), loaded: a.Value.Loaded, fetched: true}, nil
-		case *shoalpb.Reply_NotFound:
-			return found{fetched: true, missing: true}, nil
-		case *shoalpb.Reply_Failed:
-			op, err = "load", failure(a.Failed)
-		case *shoalpb.Reply_Refused:
-			err = refusal(a.Refused)
-		default:
-			err = unexpected(reply)
-		}
-	}
-	if op == "get" && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
-		p.counts.failed(err)
-	}
-	return found{}, &PeerError{Peer: p.Peer, Op: op, Err: fmt.Errorf("key %.80q of group %q: %w", key, group, err)}
-}
-
-// exchange sends req to the peer at addr and returns the answer. It gives up when nothing has come from there for
-// PeerTimeout; after word that a value is being loaded, for as long as that may take, at most longestLoad, and PeerTimeout.
-func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request, longestLoad time.Duration) (*shoalpb.Reply, error) {
+// exchange sends req to the peer at addr and gives answer each Reply, until it wants no more. It gives up when nothing has
+// come from there for PeerTimeout; after word that something is being loaded, for as long as that may take, at most
+// longestLoad, and PeerTimeout.
+func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request, longestLoad time.Duration, answer func(*shoalpb.Reply) (more bool, err error)) error {
 	to, err := target(addr)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Sender = c.sender()
 	body, err := proto.Marshal(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silence := time.AfterFunc(c.opts.PeerTimeout, func() { cancel(errSilent) })
+	patience := c.opts.PeerTimeout
+	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer silence.Stop()
 
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	post.Header.Set("Content-Type", mediaType)
-	// Asking twice does no harm, so net/http may do it when a kept connection turns out to be dead. The nil says so
-	// without being sent.
-	post.Header["Idempotency-Key"] = nil
+	if req.GetWrite() == nil {
+		// Asking twice does no harm, so net/http may do it when a kept connection turns out to be dead. The nil says so
+		// without being sent.
+		post.Header["Idempotency-Key"] = nil
+	}
 	resp, err := c.opts.Transport.RoundTrip(post) // no http.Client: a redirect is not followed, it is not Shoal's answer
 	if err != nil {
-		return nil, causeOf(ctx, err)
+		return causeOf(ctx, err)
 	}
 	defer resp.Body.Close()
 	if got := resp.Header.Get("Content-Type"); got != mediaType {
-		return nil, fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
+		return fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
 	}
 	r := bufio.NewReader(&heedful{resp.Body, silence, c.opts.PeerTimeout})
-	reply, err := c.readReply(r)
-	if loading := reply.GetLoading(); err == nil && loading != nil {
-		silence.Reset(min(max(time.Duration(loading.Longest), 0), longestLoad) + c.opts.PeerTimeout)
-		reply, err = c.readReply(r)
-	}
-	if err != nil {
-		return nil, causeOf(ctx, err)
+	for more := true; more; {
+		silence.Reset(patience)
+		reply, err := c.readReply(r)
+		if err != nil {
+			return causeOf(ctx, err)
+		}
+		if loading := reply.GetLoading(); loading != nil && patience == c.opts.PeerTimeout {
+			patience += min(max(time.Duration(loading.Longest), 1), longestLoad)
+			continue
+		}
+		c.heard(reply.GetSender())
+		if more, err = answer(reply); err != nil {
+			return err
+		}
 	}
 	silence.Reset(c.opts.PeerTimeout)
 	r.ReadByte() // to the end of the body, or the connection could not be used again
-	return reply, nil
+	return nil
 }
 
 // readReply reads one Reply after its length. It takes memory as bytes come, not as they are announced.
@@ -242,13 +211,14 @@ func unexpected(reply *shoalpb.Reply) error {
 
 // failure returns the error of a getter that ran elsewhere.
 func failure(f *shoalpb.Failed) error {
+	text, stack := string(clip(string(f.Text))), f.Stack[:min(len(f.Stack), maxText)]
 	switch {
 	case f.Exited:
-		return &PanicError{Stack: f.Stack}
+		return &PanicError{Stack: stack}
 	case f.Panicked:
-		return &PanicError{Value: string(f.Text), Stack: f.Stack}
+		return &PanicError{Value: text, Stack: stack}
 	}
-	return errors.New(string(f.Text))
+	return errors.New(text)
 }
 
 // notOwner is the error of a question for a key that belongs to another process.
@@ -263,9 +233,17 @@ func (e *notOwner) Error() string {
 	return fmt.Sprintf("it does not own the key, %s does", e.owner)
 }
 
+// refusedError is the error of a question that was refused.
+type refusedError struct {
+	reason shoalpb.Refused_Reason
+	text   string
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("refused (%v): %s", e.reason, e.text) }
+
 func refusal(r *shoalpb.Refused) error {
 	if r.Reason != shoalpb.Refused_NOT_OWNER {
-		return fmt.Errorf("refused (%v): %s", r.Reason, r.Text)
+		return &refusedError{r.Reason, string(clip(string(r.Text)))}
 	}
 	addr, err := normalAddr(string(r.OwnerAddr))
 	if err != nil {
@@ -302,11 +280,18 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type answering struct {
 	c     *Cache
 	w     http.ResponseWriter
-	begun bool // the header has been sent
+	group *group // that it is about, if that is known
+	begun bool   // the header has been sent
+
+	announced bool // it has been said that something is loaded
 }
 
 // shoal answers one of Shoal's own messages.
 func (a *answering) shoal(r *http.Request) {
+	if got := r.Header.Get("Content-Type"); got != mediaType { // a browser can be made to post, but not this type
+		a.refuse(http.StatusUnsupportedMediaType, shoalpb.Refused_MEDIA_TYPE, "Content-Type %.80q is not %s", got, mediaType)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(a.w, r.Body, a.c.opts.MaxBodyBytes))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "the body is longer than MaxBodyBytes, %d", a.c.opts.MaxBodyBytes)
@@ -321,61 +306,48 @@ func (a *answering) shoal(r *http.Request) {
 		return
 	}
 	a.c.heard(req.GetSender())
-	switch op := req.GetOp().(type) {
-	case *shoalpb.Request_Hello:
-		addr, _ := normalAddr(string(op.Hello.GetAddr()))
+	hello := req.GetHello()
+	if hello != nil {
+		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(req.GetSender().GetId()), addr, req.GetSender().GetIncarnation()})
+		a.c.meet(hello.GetGroups())
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.introduction()}})
-	case *shoalpb.Request_Fetch:
-		if req.GetSender().GetIncarnation() == a.c.peers.incarnation {
-			a.refuse(http.StatusLoopDetected, shoalpb.Refused_OWN, "this process asks itself")
-			return
-		}
-		a.fetch(r.Context(), op.Fetch)
-	default:
+		return
+	}
+	if req.GetSender().GetIncarnation() == a.c.peers.incarnation {
+		a.refuse(http.StatusLoopDetected, shoalpb.Refused_OWN, "this process asks itself")
+		return
+	}
+	if req.GetOp() == nil {
 		a.refuse(http.StatusBadRequest, shoalpb.Refused_UNKNOWN, "a Request for nothing that this version knows")
-	}
-}
-
-// fetch answers with the value of a key.
-func (a *answering) fetch(ctx context.Context, f *shoalpb.Fetch) {
-	key := NewByteView(f.Key).String()
-	if err := a.c.checkKey(key); err != nil {
-		a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
 		return
 	}
-	g := a.c.group(string(f.Group))
-	if g == nil {
-		a.refuse(http.StatusNotFound, shoalpb.Refused_NO_GROUP, "no group %.80q here", f.Group)
+	if a.group = a.c.group(string(req.GetGroup())); a.group == nil {
+		a.refuse(http.StatusNotFound, shoalpb.Refused_NO_GROUP, "no group %.80q here", req.GetGroup())
 		return
 	}
-	result, err := g.answer(ctx, key, func(longest time.Duration) {
-		a.patient()
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: int64(longest)}}})
-	})
-	other, isOther := err.(*notOwner) // not one that a getter has come across and wrapped
-	switch {
-	case err == nil:
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: &shoalpb.Value{
-			Value: result.value.bytes(), Ttl: int64(result.ttl), Loaded: result.loaded,
-		}}})
-	case ctx.Err() != nil: // nobody is there any more
-	case isOther:
-		refused := &shoalpb.Refused{Reason: shoalpb.Refused_NOT_OWNER, Text: []byte(other.Error())}
-		if other.owner != nil {
-			refused.OwnerId, refused.OwnerAddr = []byte(other.owner.ID), []byte(other.owner.Addr)
-		}
-		a.refuseWith(http.StatusMisdirectedRequest, refused)
-	case errors.Is(err, ErrNotFound):
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: &shoalpb.NotFound{}}})
-	default:
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Failed{Failed: failed(err)}})
+	emptied := a.group.meet(req.GetGeneration())
+	switch op := req.GetOp().(type) {
+	case *shoalpb.Request_Fetch:
+		a.fetch(r.Context(), req.GetSender(), op.Fetch)
+	case *shoalpb.Request_FetchMany:
+		a.fetchMany(r.Context(), op.FetchMany)
+	case *shoalpb.Request_Write:
+		a.write(r.Context(), op.Write)
+	case *shoalpb.Request_Drop:
+		a.drop(op.Drop)
+	case *shoalpb.Request_Purge:
+		behind := !emptied && !proto.Equal(a.group.generation.message(), req.GetGeneration())
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Purged{Purged: &shoalpb.Purged{Behind: behind}}})
 	}
 }
 
 // send sends reply, which is the whole answer unless it is a Loading.
 func (a *answering) send(status int, reply *shoalpb.Reply) {
 	reply.Sender = a.c.sender()
+	if a.group != nil {
+		reply.Generation = a.group.generation.message()
+	}
 	var body bytes.Buffer
 	if _, err := protodelim.MarshalTo(&body, reply); err != nil {
 		a.c.opts.Logger.Error("shoal: an answer cannot be encoded", "error", err)
@@ -385,7 +357,7 @@ func (a *answering) send(status int, reply *shoalpb.Reply) {
 		a.begun = true
 		header := a.w.Header()
 		header.Set("Content-Type", mediaType)
-		if reply.GetLoading() == nil {
+		if reply.GetLoading() == nil && reply.GetItems() == nil {
 			header.Set("Content-Length", strconv.Itoa(body.Len()))
 		}
 		a.w.WriteHeader(status)
@@ -393,7 +365,7 @@ func (a *answering) send(status int, reply *shoalpb.Reply) {
 		http.NewResponseController(a.w).SetWriteDeadline(time.Now().Add(longestWrite))
 	}
 	a.w.Write(body.Bytes()) // who does not read it is not there any more
-	if reply.GetLoading() != nil {
+	if reply.GetLoading() != nil || reply.GetItems() != nil {
 		http.NewResponseController(a.w).Flush()
 	}
 }
@@ -431,9 +403,22 @@ func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 
 // heard takes note of who sent a message.
 func (c *Cache) heard(s *shoalpb.Sender) {
-	view := c.peers.view.Load()
-	if i, ok := view.find(string(s.GetId())); ok && view.members[i].incarnation == s.GetIncarnation() {
-		view.members[i].counts.agrees.Store(s.GetView() == view.digest)
+	c.clock.saw(s.GetClock())
+	if p := c.peers.sender(s); p != nil {
+		agrees := s.GetView() == c.peers.view.Load().digest
+		if was := p.counts.agrees.Swap(agrees); agrees && !was {
+			c.peers.differs.Store(int64(c.clock.now()))
+		}
+		c.hints.heard(p.ID)
+	}
+}
+
+// meet takes note of the generations in which another process sees groups.
+func (c *Cache) meet(groups []*shoalpb.Group) {
+	for _, group := range groups {
+		if g := c.group(string(group.GetName())); g != nil {
+			g.meet(group.GetGeneration())
+		}
 	}
 }
 

@@ -32,8 +32,14 @@ const mediaType = "application/vnd.shoal.v1+protobuf"
 func post(t *testing.T, h http.Handler, body []byte) (int, *shoalpb.Reply) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(body)))
+	h.ServeHTTP(w, newPost(body))
 	return w.Code, lastReply(t, w)
+}
+
+func newPost(body []byte) *http.Request {
+	r := httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(body))
+	r.Header.Set("Content-Type", mediaType)
+	return r
 }
 
 func lastReply(t *testing.T, w *httptest.ResponseRecorder) *shoalpb.Reply {
@@ -56,7 +62,16 @@ func lastReply(t *testing.T, w *httptest.ResponseRecorder) *shoalpb.Reply {
 func fetchRequest(group, key string) *shoalpb.Request {
 	return &shoalpb.Request{
 		Sender: &shoalpb.Sender{Id: []byte("test"), Incarnation: 1},
-		Op:     &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{Group: []byte(group), Key: []byte(key)}},
+		Group:  []byte(group),
+		Op:     &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{Key: []byte(key)}},
+	}
+}
+
+func writeRequest(group string, op shoalpb.Write_Op, changes ...*shoalpb.Change) *shoalpb.Request {
+	return &shoalpb.Request{
+		Sender: &shoalpb.Sender{Id: []byte("test"), Incarnation: 1},
+		Group:  []byte(group),
+		Op:     &shoalpb.Request_Write{Write: &shoalpb.Write{Op: op, Changes: changes}},
 	}
 }
 
@@ -95,7 +110,7 @@ func TestWhatCannotBeAnsweredGetsItsOwnRefusal(t *testing.T) {
 		return func(*shoal.Cache) *http.Request { return r }
 	}
 	body := func(b []byte) func(*shoal.Cache) *http.Request {
-		return request(httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(b)))
+		return request(newPost(b))
 	}
 	for name, test := range map[string]struct {
 		request func(*shoal.Cache) *http.Request
@@ -108,7 +123,7 @@ func TestWhatCannotBeAnsweredGetsItsOwnRefusal(t *testing.T) {
 			shoalpb.Refused_MALFORMED, func(r shoal.Refusals) int64 { return r.Malformed },
 		},
 		"truncated": {
-			body(marshal(t, fetchRequest("g", "key"))[:20]), 400,
+			body(marshal(t, fetchRequest("g", "key"))[:22]), 400,
 			shoalpb.Refused_MALFORMED, func(r shoal.Refusals) int64 { return r.Malformed },
 		},
 		"length that is a lie": {
@@ -139,6 +154,26 @@ func TestWhatCannotBeAnsweredGetsItsOwnRefusal(t *testing.T) {
 			request(httptest.NewRequest("POST", "/other", nil)), 404,
 			shoalpb.Refused_UNKNOWN, func(r shoal.Refusals) int64 { return r.Unknown },
 		},
+		"another content type": {
+			request(httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(marshal(t, fetchRequest("g", "key"))))), 415,
+			shoalpb.Refused_MEDIA_TYPE, func(r shoal.Refusals) int64 { return r.MediaType },
+		},
+		"adding to what is no counter": {
+			body(marshal(t, writeRequest("g", shoalpb.Write_ADD, &shoalpb.Change{Key: []byte("key"), Delta: 1}))), 400,
+			shoalpb.Refused_OPERATION, func(r shoal.Refusals) int64 { return r.Operation },
+		},
+		"an unknown write": {
+			body(marshal(t, writeRequest("g", 77, &shoalpb.Change{Key: []byte("key")}))), 400,
+			shoalpb.Refused_UNKNOWN, func(r shoal.Refusals) int64 { return r.Unknown },
+		},
+		"value too long": {
+			body(marshal(t, writeRequest("g", shoalpb.Write_SET, &shoalpb.Change{Key: []byte("key"), Value: make([]byte, 1001)}))), 413,
+			shoalpb.Refused_TOO_LARGE, func(r shoal.Refusals) int64 { return r.TooLarge },
+		},
+		"key too long to write": {
+			body(marshal(t, writeRequest("g", shoalpb.Write_REMOVE, &shoalpb.Change{Key: make([]byte, 101)}))), 413,
+			shoalpb.Refused_TOO_LARGE, func(r shoal.Refusals) int64 { return r.TooLarge },
+		},
 		"method": {
 			request(httptest.NewRequest("PUT", "/_shoal/", nil)), 404,
 			shoalpb.Refused_UNKNOWN, func(r shoal.Refusals) int64 { return r.Unknown },
@@ -148,7 +183,7 @@ func TestWhatCannotBeAnsweredGetsItsOwnRefusal(t *testing.T) {
 				_, hello := post(t, c, marshal(t, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: &shoalpb.Hello{}}}))
 				own := fetchRequest("g", "key")
 				own.Sender = hello.Sender
-				return httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(marshal(t, own)))
+				return newPost(marshal(t, own))
 			}, 508,
 			shoalpb.Refused_OWN, func(r shoal.Refusals) int64 { return r.Own },
 		},

@@ -22,6 +22,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/shoalcache/shoal/consistenthash"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // A Peer is a process that takes part. Zero fields other than Addr mean what they do in [Options].
@@ -64,13 +65,34 @@ type view struct {
 	alone   bool    // nobody is listed: this process owns every key
 	owners  consistenthash.Map
 	digest  uint64 // the same in all processes whose views give the same owners
+	former  []formerView
 }
+
+// A formerView is one that this process had within the last window.
+type formerView struct {
+	view                // without former ones of its own
+	until time.Duration // when the window closes that opened with its end
+}
+
+// window is how long after a key has come to this process others may hold what they loaded or were lent when it was
+// not yet: as owners by their own views, or by the leave of such.
+const window = time.Minute
 
 // A peer is a member of a view.
 type peer struct {
 	Peer
 	incarnation uint64
 	counts      *peerCounts
+}
+
+// newlyMine reports whether key is this process's, and was not throughout the last window.
+func (v *view) newlyMine(key string, now time.Duration) bool {
+	for i := range v.former {
+		if f := &v.former[i]; f.until > now && !f.owns(key) {
+			return true
+		}
+	}
+	return false
 }
 
 // owner returns the peer that owns key, or nil: then this process does if mine is true, and else nobody is known to.
@@ -98,8 +120,10 @@ type peers struct {
 	hello       func(ctx context.Context, addr string) (*peer, error) // asks who is there
 	swapped     func(old, new *view)                                  // called after each change of view
 	log         *slog.Logger
+	clock       *clock
 
-	view atomic.Pointer[view]
+	view    atomic.Pointer[view]
+	differs atomic.Int64 // when, on the clock, a peer was last seen to differ, but now agrees
 
 	lists   chan []Peer       // what discovery has said
 	greeted chan greeting     // what has come of a greeting
@@ -139,7 +163,9 @@ const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
 
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
-	p.view.Store(&view{self: -1, alone: true})
+	// Before it was there, this process owned nothing.
+	birth := formerView{view{self: -1}, p.clock.now() + window}
+	p.view.Store(&view{self: -1, alone: true, former: []formerView{birth}})
 	ctx, stop := context.WithCancel(context.Background())
 	p.done, p.stop = ctx.Done(), stop
 	if discover == nil {
@@ -370,8 +396,63 @@ func (p *peers) swap(members []*peer, alone bool) {
 	if len(members) > 0 {
 		v.owners, v.digest = p.place(ring), digest.Sum64()
 	}
+	now := p.clock.now()
+	for _, f := range old.former {
+		if f.until > now {
+			v.former = append(v.former, f)
+		}
+	}
+	last := formerView{*old, now + window}
+	last.former = nil
+	v.former = append(v.former, last)
 	p.view.Store(v)
 	p.swapped(old, v)
+}
+
+// others returns the members of the view but this process.
+func (p *peers) others() []*peer {
+	v := p.view.Load()
+	others := make([]*peer, 0, len(v.members))
+	for i, m := range v.members {
+		if i != v.self {
+			others = append(others, m)
+		}
+	}
+	return others
+}
+
+// sender returns the member of the view that sent a message, or nil.
+func (p *peers) sender(s *shoalpb.Sender) *peer {
+	v := p.view.Load()
+	if i, ok := v.find(string(s.GetId())); ok && i != v.self && v.members[i].incarnation == s.GetIncarnation() {
+		return v.members[i]
+	}
+	return nil
+}
+
+// known returns the member of the view that another process has named, or else what that says; nil if it is this one.
+func (p *peers) known(named *peer) *peer {
+	if named.ID == p.self.ID {
+		return nil
+	}
+	v := p.view.Load()
+	if i, ok := v.find(named.ID); ok {
+		return v.members[i]
+	}
+	return named
+}
+
+// tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
+// lately, or somebody sees other owners, or did less than a lease ago.
+func (p *peers) tellAll(key string) bool {
+	v, now := p.view.Load(), p.clock.now()
+	for i, m := range v.members {
+		if i != v.self && !m.counts.agrees.Load() {
+			return true
+		}
+	}
+	differed := p.differs.Load()
+	return differed != 0 && now < time.Duration(differed)+maxLease || v.newlyMine(key, now)
 }
 
 // find returns the index of the member of that ID, if there is one.
@@ -453,6 +534,16 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) (woken bo
 	case <-ctx.Done():
 	}
 	return false
+}
+
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 func validWeight(w float64) bool { return w > 0 && w <= math.MaxFloat64 }

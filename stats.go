@@ -26,51 +26,73 @@ type Refusals struct {
 	NotOwner   int64 // for a key that is another's, as far as this process knows
 	ShutDown   int64 // after Shutdown
 	Own        int64 // from this process itself
+	MediaType  int64 // of another content type than Shoal's
+	Operation  int64 // for what the group does not have, as adding where values are no counters
 }
 
 // GroupStats are the numbers of a [Group] in this process. Gets that were neither hits nor errors waited for a load,
-// here or at a peer.
+// here or at a peer. A GetMany counts as a Get of each of its keys.
 type GroupStats struct {
 	Name string
 
-	Gets     int64 // calls of Get that have returned
-	Hits     int64 // … with what this process's memory held
-	PeerHits int64 // … with what the owner's memory held
-	NotFound int64 // … with ErrNotFound
-	Errors   int64 // … with another error
+	Gets      int64 // gets that have been answered
+	Hits      int64 // … with what this process's memory held of its own keys
+	HotHits   int64 // … with its copy of another's hot key
+	PeerHits  int64 // … with what the owner's memory held
+	NotFound  int64 // … with ErrNotFound
+	Errors    int64 // … with another error
+	StaleHits int64 // hits, of peers too, past their TTL
 
 	Requests    int64 // gets of peers for this group, refused ones included
 	RequestHits int64 // … from memory
 
 	Fetches      int64 // questions to owners; several Gets may have waited for one
-	Loads        int64 // runs of the Getter
-	LoadErrors   int64 // … that ended with an error other than ErrNotFound
+	Loads        int64 // keys that a getter was asked for
+	Batches      int64 // calls of GroupOptions.GetMany
+	Reloads      int64 // loads begun in the background, since a value was past its TTL or nearly
+	LoadErrors   int64 // loads that ended with an error other than ErrNotFound
 	LoadPanics   int64 // … of these, by a panic or runtime.Goexit
-	UnownedLoads int64 // … for keys of other owners, since these could not be asked; such values are not kept
+	UnownedLoads int64 // loads of keys of other owners, since these could not be asked; such values are not kept
 
-	Entries   int64 // gauge: entries in memory
-	Bytes     int64 // gauge: what they take, overhead included
-	MaxBytes  int64 // gauge: what they may take
-	Evicted   int64 // live entries that made room
-	Expired   int64 // entries dropped after their TTL
-	Oversized int64 // values not kept since they would take more than an eighth of MaxBytes
+	Sets, Removes, Adds, Purges int64 // keys that callers here have written, and purges
+
+	Writes     int64 // changes of keys taken as their owner
+	Drops      int64 // keys dropped since a peer said that they were written
+	Emptied    int64 // times that all was dropped: by purges, here or elsewhere, and since a peer said so
+	Leases     int64 // leases on hot keys given to peers
+	LeaseWaits int64 // writes that waited for a lease to run out, since its holder did not answer
+	Hints      int64 // what peers could not be told of writes
+	HintsTold  int64 // times that a peer was told what it had missed of this group
+	HintsLost  int64 // times that a peer had missed so much that it has to drop the group
+
+	Entries    int64 // gauge: entries in memory, of keys of this process
+	HotEntries int64 // gauge: copies of others' hot keys
+	Absent     int64 // gauge: keys of which ErrNotFound, or another error, is remembered
+	Bytes      int64 // gauge: what all of them take, overhead included
+	MaxBytes   int64 // gauge: what they may take
+	Evicted    int64 // live entries that made room
+	Expired    int64 // entries dropped after their time
+	Oversized  int64 // values not kept since they would take more than an eighth of MaxBytes
 }
 
 // PeerStats are the numbers of another process, as seen from this one.
 type PeerStats struct {
 	Peer      Peer
 	Agrees    bool  // gauge: its last message came from the same view of who is there
-	Exchanges int64 // gets sent to it as the owner of a key
+	Exchanges int64 // questions, writes and drops sent to it
 	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
 }
 
-// groupCounts are the counters of GroupStats that the store does not keep.
+// groupCounts are the counters of GroupStats that the stores do not keep.
 type groupCounts struct {
 	misses, peerHits, notFound, errors          atomic.Int64
-	requests                                    atomic.Int64
-	fetches                                     atomic.Int64
+	requests, fetches                           atomic.Int64
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
+	batches, reloads                            atomic.Int64
+	sets, removes, adds, purges                 atomic.Int64
+	writes, drops, emptied, leases, leaseWaits  atomic.Int64
+	hints, hintsTold, hintsLost                 atomic.Int64
 }
 
 // missed takes note of the end of a Get that memory could not answer.
@@ -96,12 +118,35 @@ func (g *group) stats() GroupStats {
 		Requests:     c.requests.Load(),
 		Fetches:      c.fetches.Load(),
 		Loads:        c.loads.Load(),
+		Batches:      c.batches.Load(),
+		Reloads:      c.reloads.Load(),
 		LoadErrors:   c.loadErrors.Load(),
 		LoadPanics:   c.loadPanics.Load(),
 		UnownedLoads: c.unownedLoads.Load(),
+		Sets:         c.sets.Load(),
+		Removes:      c.removes.Load(),
+		Adds:         c.adds.Load(),
+		Purges:       c.purges.Load(),
+		Writes:       c.writes.Load(),
+		Drops:        c.drops.Load(),
+		Emptied:      c.emptied.Load(),
+		Leases:       c.leases.Load(),
+		LeaseWaits:   c.leaseWaits.Load(),
+		Hints:        c.hints.Load(),
+		HintsTold:    c.hintsTold.Load(),
+		HintsLost:    c.hintsLost.Load(),
 	}
-	g.store.count(&s)
-	s.Gets = s.Hits + c.misses.Load()
+	main, copies, absent := g.main.numbers(), g.copies.numbers(), g.absent.numbers()
+	s.Hits, s.HotHits = main.hits, copies.hits
+	s.RequestHits = main.served + absent.served
+	s.StaleHits = main.stale
+	s.Entries, s.HotEntries, s.Absent = main.entries, copies.entries, absent.entries
+	s.Bytes = main.bytes + copies.bytes + absent.bytes
+	s.MaxBytes = g.main.max.Load()
+	s.Evicted = main.evicted + copies.evicted + absent.evicted
+	s.Expired = main.expired + absent.expired
+	s.Oversized = main.oversized
+	s.Gets = s.Hits + s.HotHits + c.misses.Load()
 	return s
 }
 
@@ -133,7 +178,7 @@ func (p *peer) stats() PeerStats {
 }
 
 // refusalCounts are the counters of Refusals, by reason.
-type refusalCounts [shoalpb.Refused_OWN + 1]atomic.Int64
+type refusalCounts [shoalpb.Refused_OPERATION + 1]atomic.Int64
 
 func (c *refusalCounts) stats() Refusals {
 	return Refusals{
@@ -145,5 +190,7 @@ func (c *refusalCounts) stats() Refusals {
 		NotOwner:   c[shoalpb.Refused_NOT_OWNER].Load(),
 		ShutDown:   c[shoalpb.Refused_SHUT_DOWN].Load(),
 		Own:        c[shoalpb.Refused_OWN].Load(),
+		MediaType:  c[shoalpb.Refused_MEDIA_TYPE].Load(),
+		Operation:  c[shoalpb.Refused_OPERATION].Load(),
 	}
 }

@@ -1,9 +1,11 @@
 package shoal
 
 import (
+	"cmp"
 	"container/heap"
 	"hash/maphash"
 	"math"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,18 +13,24 @@ import (
 	"github.com/shoalcache/shoal/lru"
 )
 
-// A store is a group's memory in this process, under a budget in bytes that counts keys, values and what it costs to
-// keep them. Shards only spread its locks: there is one budget, and what was used least recently goes first, whichever
-// shard it is in. What has expired goes before anything that lives.
+// A store is a part of a group's memory in this process, under a budget in bytes that counts keys, values and what it
+// costs to keep them. Shards only spread its locks: there is one budget, and what was used least recently goes first,
+// whichever shard it is in. What has ended goes before anything that lives.
 //
 // Values that would take more than an eighth of the budget are not kept, so that one of them cannot empty the cache.
 type store struct {
+	clock  *clock
 	seed   maphash.Seed
-	epoch  time.Time // when the store's clock, which the wall clock cannot move, began
 	max    atomic.Int64
 	used   atomic.Int64 // of the budget
+	lent   func() int64 // how much of the budget other stores use; nil: there are none
 	tick   atomic.Int64 // counts sets, and so tells what was used before what
 	shards []shard
+
+	// How entries age. The zero values: an entry past its TTL is not served.
+	stale       time.Duration // how long past its TTL an entry may be served while it is loaded anew
+	hotRate     float64       // uses a second that have an entry loaded anew shortly before its TTL ends; 0: none have
+	loadTimeout time.Duration // a load that is due is not asked for again before this has passed, or it has failed
 
 	oversized atomic.Int64
 }
@@ -30,7 +38,23 @@ type store struct {
 // An entry is what the store keeps of a key.
 type entry struct {
 	value   ByteView
-	expires time.Duration // on the store's clock; 0: never
+	err     error         // in place of a value: what the getter said
+	version uint64        // given when it is stored
+	born    time.Duration // on the clock, when the load or the write that made it began
+	fresh   time.Duration // … when its TTL, or a copy's lease, ends; 0: never
+	ends    time.Duration // … when it cannot be of use any more; 0: never
+	late    bool          // of a copy: it was past its TTL when it was made
+}
+
+// isStale reports whether e is past its TTL.
+func (e *entry) isStale(now time.Duration) bool { return e.fresh != 0 && e.fresh <= now }
+
+// remaining is how long e stays fresh: 0 means for ever.
+func (e *entry) remaining(now time.Duration) time.Duration {
+	if e.fresh == 0 {
+		return 0
+	}
+	return max(e.fresh-now, 1)
 }
 
 type shard struct {
@@ -41,6 +65,7 @@ type shard struct {
 	oldest   atomic.Int64 // the tick of the least recently used of entries
 	hits     int64        // of callers of this process
 	served   int64        // of peers
+	stale    int64        // of both, past their TTL
 	evicted  int64
 	expired  int64
 
@@ -50,10 +75,14 @@ type shard struct {
 // An item is an entry in its shard.
 type item struct {
 	entry
-	key  string
-	cost int64
-	tick int64 // of the store when it was used last
-	at   int   // index in expiring; -1: not there
+	key   string
+	cost  int64
+	tick  int64         // of the store when it was used last
+	at    int           // index in expiring; -1: not there
+	uses  int64         // calls it has answered
+	fails int           // loads that have failed to replace it
+	retry time.Duration // no load is due before, since one has failed
+	asked time.Duration // … or since one has been asked for
 }
 
 // none is what soonest and oldest are where there is nothing.
@@ -61,117 +90,218 @@ const none = math.MaxInt64
 
 // entryOverhead is what an entry costs besides its key and value: the item, the list and map of lru, and the place in
 // expiring. It was measured; TestMemoryMatchesMaxBytes holds it to the heap.
-const entryOverhead = 208
+const entryOverhead = 304
 
 // bytesPerShard is what there must be of the budget for each shard. Small stores have one, and evict exactly.
 const bytesPerShard = 4 << 20
 
-func newStore(maxBytes int64) *store {
+func newStore(c *clock, maxBytes int64) *store {
 	n := 1
 	for n < 64 && int64(n)*2*bytesPerShard <= maxBytes {
 		n *= 2
 	}
-	s := &store{seed: maphash.MakeSeed(), epoch: time.Now(), shards: make([]shard, n)}
+	s := &store{clock: c, seed: maphash.MakeSeed(), shards: make([]shard, n)}
 	for i := range s.shards {
 		s.shards[i].soonest.Store(none)
 		s.shards[i].oldest.Store(none)
 	}
-	s.max.Store(maxBytes)
+	s.max.Store(max(maxBytes, 0))
 	return s
 }
-
-// now is the time on the store's clock.
-func (s *store) now() time.Duration { return time.Since(s.epoch) }
 
 func (s *store) shardOf(key string) *shard {
 	return &s.shards[maphash.String(s.seed, key)&uint64(len(s.shards)-1)]
 }
 
-// get returns the live entry of key for a caller of this process, counts a hit, and takes note that key is in use.
-func (s *store) get(key string) (entry, bool) { return s.use(key, false) }
+// get returns the entry of key if a caller of this process may have it, counts a hit, and takes note that key is in use.
+// If due is true, the caller must see to it that the key is loaded anew in the background.
+func (s *store) get(key string) (e entry, due, ok bool) { return s.use(key, 1, false) }
 
-// serve is get for a peer.
-func (s *store) serve(key string) (entry, bool) { return s.use(key, true) }
+// serve is get for a peer, and for as many calls there as it says.
+func (s *store) serve(key string, calls int64) (e entry, due, ok bool) {
+	return s.use(key, calls, true)
+}
 
-func (s *store) use(key string, peer bool) (entry, bool) {
+func (s *store) use(key string, calls int64, peer bool) (e entry, due, ok bool) {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it, ok := sh.entries.Get(key)
 	if !ok {
-		return entry{}, false
+		return entry{}, false, false
 	}
-	if it.expires != 0 && it.expires <= s.now() {
-		s.expireLocked(sh, it)
-		return entry{}, false
+	it.uses += calls
+	if it.ends != 0 {
+		now := s.clock.now()
+		switch stale := it.isStale(now); {
+		case it.ends <= now:
+			s.expireLocked(sh, it)
+			return entry{}, false, false
+		case !stale:
+			due = s.hotRate > 0 && now > it.fresh-(it.fresh-it.born)/10 && float64(it.uses) >= s.hotRate*(now-it.born).Seconds()
+		case now < it.fresh+s.stale:
+			due = true
+		case it.retry <= now:
+			return entry{}, false, false // the caller is the one to load it, and to wait
+		}
+		if it.isStale(now) {
+			sh.stale++
+		}
+		if due = due && it.retry <= now && it.asked <= now; due {
+			it.asked = now + s.loadTimeout
+		}
 	}
-	if peer {
+	switch {
+	case peer:
 		sh.served++
-	} else {
+	case it.err == nil:
 		sh.hits++
 	}
 	it.tick = s.tick.Load()
 	sh.note()
-	return it.entry, true
+	return it.entry, due, true
 }
 
-// peek returns the live entry of key and leaves no trace.
+// peek returns the entry of key, past its TTL or not, and leaves no trace.
 func (s *store) peek(key string) (entry, bool) {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it, ok := sh.entries.Peek(key)
-	if !ok || it.expires != 0 && it.expires <= s.now() {
+	if !ok || it.ends != 0 && it.ends <= s.clock.now() {
 		return entry{}, false
 	}
 	return it.entry, true
 }
 
-// remaining is how long e will live: 0 means for ever.
-func (s *store) remaining(e entry) time.Duration {
-	if e.expires == 0 {
-		return 0
+// callsOf returns how many calls the entry of key has answered.
+func (s *store) callsOf(key string) int64 {
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if it, ok := sh.entries.Peek(key); ok {
+		return it.uses
 	}
-	return max(e.expires-s.now(), 1)
+	return 0
 }
 
-// set keeps value under key for ttl, or for ever if ttl is 0. What was there goes, even if value is too large to be kept.
-// The slice is the store's from then on.
-func (s *store) set(key string, value []byte, ttl time.Duration) entry {
-	e := entry{value: NewByteView(value)}
-	if now := s.now(); ttl > 0 && ttl <= math.MaxInt64-now { // else for ever, as good as
-		e.expires = now + ttl
+// failed takes note that the entry of key could not be loaded anew, and returns it if it may be served until the next
+// try.
+func (s *store) failed(key string) (entry, bool) {
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	it, ok := sh.entries.Peek(key)
+	if !ok {
+		return entry{}, false
 	}
+	now := s.clock.now()
+	if it.ends != 0 && it.ends <= now {
+		return entry{}, false
+	}
+	if it.retry <= now { // else all who waited for that load say so
+		wait := min(firstReload<<min(it.fails, 16), lastReload)
+		it.fails++
+		it.retry, it.asked = now+wait-rand.N(wait/2), 0
+	}
+	return it.entry, true
+}
+
+// A load that failed to replace an entry is tried again after firstReload, then twice that, and so on up to lastReload,
+// each time cut at random by up to a half.
+const firstReload, lastReload = 250 * time.Millisecond, 30 * time.Second
+
+// put keeps value, or e.err, under key, and returns e with its version. What was there goes, even if the value is too
+// large to be kept. The slice is the store's from then on. The caller calls shrink when it holds no lock, with the cost
+// that put returns.
+func (s *store) put(key string, value []byte, e entry) (entry, int64) {
+	it := s.newItem(key, value, e)
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	it.version = cmp.Or(e.version, s.clock.version())
+	return it.entry, s.putLocked(sh, it)
+}
+
+// replace is put if what the store has of key is of that version, and 0 is the version of nothing. TTL and age are kept.
+func (s *store) replace(key string, version uint64, value []byte, e entry) (entry, int64, bool) {
+	it := s.newItem(key, value, e)
+	sh := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	var is uint64
+	if old, ok := sh.entries.Peek(key); ok && (old.ends == 0 || old.ends > s.clock.now()) {
+		is = old.version
+	}
+	if is != version {
+		return entry{}, 0, false
+	}
+	it.version = s.clock.version()
+	return it.entry, s.putLocked(sh, it), true
+}
+
+func (s *store) newItem(key string, value []byte, e entry) *item {
+	e.value = NewByteView(value)
 	own := append([]byte(nil), key...) // key may be a part of something large
 	it := &item{entry: e, key: NewByteView(own).s, tick: s.tick.Add(1), at: -1}
 	it.cost = int64(cap(own)) + int64(cap(value)) + entryOverhead // what the allocator gave, not what was asked for
+	if e.err != nil {
+		it.cost += int64(len(e.err.Error()))
+	}
+	return it
+}
 
+func (s *store) putLocked(sh *shard, it *item) (cost int64) {
+	s.removeLocked(sh, it.key)
+	if it.cost > s.max.Load()/8 {
+		s.oversized.Add(1)
+		return 0
+	}
+	sh.entries.Add(it.key, it, it.cost)
+	s.used.Add(it.cost)
+	if it.ends != 0 {
+		heap.Push(&sh.expiring, it)
+	}
+	sh.note()
+	return it.cost
+}
+
+// remove drops the entry of key, unless its version is higher than most, which 0 does not limit.
+func (s *store) remove(key string, most uint64) {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
-	s.removeLocked(sh, key)
-	fits := it.cost <= s.max.Load()/8
-	if fits {
-		sh.entries.Add(it.key, it, it.cost)
-		s.used.Add(it.cost)
-		if e.expires != 0 {
-			heap.Push(&sh.expiring, it)
-		}
-		sh.note()
+	defer sh.mu.Unlock()
+	if it, ok := sh.entries.Peek(key); ok && (most == 0 || it.version <= most) {
+		s.removeLocked(sh, key)
 	}
-	sh.mu.Unlock()
+}
 
-	if fits {
-		s.shrink()
-	} else {
-		s.oversized.Add(1)
+// clear drops everything, however much it is, at once.
+func (s *store) clear() {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		s.used.Add(-sh.entries.Cost())
+		sh.entries = lru.Cache[string, *item]{}
+		sh.expiring = nil
+		sh.note()
+		sh.mu.Unlock()
 	}
-	return e
 }
 
 // setMax changes the budget, and evicts until it is kept.
 func (s *store) setMax(n int64) {
 	s.max.Store(max(n, 0))
-	s.shrink()
+	s.shrink(math.MaxInt64)
+}
+
+// over reports whether the budget is exceeded.
+func (s *store) over() bool {
+	used := s.used.Load()
+	if s.lent != nil {
+		used += s.lent()
+	}
+	return used > s.max.Load()
 }
 
 // retain drops every entry for whose key keep is false.
@@ -195,11 +325,13 @@ func (s *store) retain(keep func(key string) bool) {
 	}
 }
 
-// shrink drops entries while the budget is exceeded: one that has expired if there is one, else the least recently used.
-func (s *store) shrink() {
-	for s.used.Load() > s.max.Load() {
+// shrink drops entries while the budget is exceeded: one that has ended if there is one, else the least recently used.
+// Who has added n bytes frees no more than twice that, even if there is more to do: the rest is for whoever has lowered
+// the budget, and for those who add more.
+func (s *store) shrink(n int64) {
+	for least := s.used.Load() - min(n, math.MaxInt64/2)*2; s.over() && s.used.Load() > least; {
 		var due, stale *shard
-		first, last := int64(s.now())+1, int64(none)
+		first, last := int64(s.clock.now())+1, int64(none)
 		for i := range s.shards {
 			sh := &s.shards[i]
 			if t := sh.soonest.Load(); t < first {
@@ -220,11 +352,11 @@ func (s *store) shrink() {
 	}
 }
 
-// expire drops the entry of sh that expires first, if it has.
+// expire drops the entry of sh that ends first, if it has.
 func (s *store) expire(sh *shard) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if len(sh.expiring) > 0 && sh.expiring[0].expires <= s.now() {
+	if len(sh.expiring) > 0 && sh.expiring[0].ends <= s.clock.now() {
 		s.expireLocked(sh, sh.expiring[0])
 	}
 }
@@ -233,7 +365,7 @@ func (s *store) expire(sh *shard) {
 func (s *store) evict(sh *shard) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if key, _, ok := sh.entries.Oldest(); ok && s.used.Load() > s.max.Load() {
+	if key, _, ok := sh.entries.Oldest(); ok && s.over() {
 		s.removeLocked(sh, key)
 		sh.evicted++
 	}
@@ -261,7 +393,7 @@ func (s *store) removeLocked(sh *shard, key string) {
 func (sh *shard) note() {
 	soonest, oldest := int64(none), int64(none)
 	if len(sh.expiring) > 0 {
-		soonest = int64(sh.expiring[0].expires)
+		soonest = int64(sh.expiring[0].ends)
 	}
 	if _, it, ok := sh.entries.Oldest(); ok {
 		oldest = it.tick
@@ -274,28 +406,34 @@ func (sh *shard) note() {
 	}
 }
 
-// count adds to st what the store knows.
-func (s *store) count(st *GroupStats) {
+// numbers are what a store counts.
+type numbers struct {
+	entries, bytes              int64
+	hits, served, stale         int64
+	evicted, expired, oversized int64
+}
+
+func (s *store) numbers() numbers {
+	n := numbers{bytes: s.used.Load(), oversized: s.oversized.Load()}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		st.Entries += int64(sh.entries.Len())
-		st.Hits += sh.hits
-		st.RequestHits += sh.served
-		st.Evicted += sh.evicted
-		st.Expired += sh.expired
+		n.entries += int64(sh.entries.Len())
+		n.hits += sh.hits
+		n.served += sh.served
+		n.stale += sh.stale
+		n.evicted += sh.evicted
+		n.expired += sh.expired
 		sh.mu.Unlock()
 	}
-	st.Bytes = s.used.Load()
-	st.MaxBytes = s.max.Load()
-	st.Oversized = s.oversized.Load()
+	return n
 }
 
-// An expiryHeap is a heap, as in container/heap, whose first item expires first.
+// An expiryHeap is a heap, as in container/heap, whose first item ends first.
 type expiryHeap []*item
 
 func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].expires < h[j].expires }
+func (h expiryHeap) Less(i, j int) bool { return h[i].ends < h[j].ends }
 
 func (h expiryHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]

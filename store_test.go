@@ -20,8 +20,41 @@ import (
 	"unsafe"
 )
 
+// A testStore is a store as a group uses it.
+type testStore struct {
+	*store
+	group *group
+}
+
+func newTestStore(maxBytes int64) testStore {
+	c := new(Cache)
+	c.clock.epoch = time.Now()
+	return testStore{newStore(&c.clock, maxBytes), &group{cache: c}}
+}
+
+func (s testStore) set(key string, value []byte, ttl time.Duration) entry {
+	e, cost := s.put(key, value, s.group.aged(entry{born: s.clock.now()}, ttl))
+	s.shrink(cost)
+	return e
+}
+
+func (s testStore) get(key string) (entry, bool) {
+	e, _, ok := s.store.get(key)
+	return e, ok
+}
+
+func (s testStore) remaining(e entry) time.Duration { return e.remaining(s.clock.now()) }
+
+// count adds to st what the store knows.
+func (s testStore) count(st *GroupStats) {
+	n := s.numbers()
+	st.Entries, st.Bytes, st.MaxBytes = n.entries, n.bytes, s.max.Load()
+	st.Hits, st.RequestHits, st.StaleHits = n.hits, n.served, n.stale
+	st.Evicted, st.Expired, st.Oversized = n.evicted, n.expired, n.oversized
+}
+
 // audit recounts everything that s keeps count of.
-func audit(t testing.TB, s *store) {
+func audit(t testing.TB, s testStore) {
 	t.Helper()
 	var used, entries, hits, evicted, expired int64
 	for i := range s.shards {
@@ -35,7 +68,7 @@ func audit(t testing.TB, s *store) {
 			if least := int64(len(key)+it.value.Len()) + entryOverhead; it.cost < least {
 				t.Errorf("%q costs %d, takes %d", key, it.cost, least)
 			}
-			if it.expires != 0 {
+			if it.ends != 0 {
 				expiring++
 				if it.at < 0 || it.at >= len(sh.expiring) || sh.expiring[it.at] != it {
 					t.Errorf("%q is not at %d of those that expire", key, it.at)
@@ -51,9 +84,9 @@ func audit(t testing.TB, s *store) {
 		}
 		soonest := time.Duration(math.MaxInt64)
 		for j, it := range sh.expiring {
-			soonest = min(soonest, it.expires)
-			if parent := sh.expiring[max(j-1, 0)/2]; parent.expires > it.expires {
-				t.Errorf("in the heap of shard %d, %v is above %v", i, parent.expires, it.expires)
+			soonest = min(soonest, it.ends)
+			if parent := sh.expiring[max(j-1, 0)/2]; parent.ends > it.ends {
+				t.Errorf("in the heap of shard %d, %v is above %v", i, parent.ends, it.ends)
 			}
 		}
 		if got := time.Duration(sh.soonest.Load()); got != soonest {
@@ -87,19 +120,19 @@ func audit(t testing.TB, s *store) {
 	}
 }
 
-func storeStats(s *store) (st GroupStats) {
+func storeStats(s testStore) (st GroupStats) {
 	s.count(&st)
 	return st
 }
 
-func has(s *store, key string) bool {
+func has(s testStore, key string) bool {
 	_, ok := s.peek(key)
 	return ok
 }
 
 // filled is a store with n entries of size bytes, key0, key1 and so on, set in this order.
-func filled(maxBytes int64, n, size int, ttl time.Duration) *store {
-	s, value := newStore(maxBytes), make([]byte, size) // one value will do for all
+func filled(maxBytes int64, n, size int, ttl time.Duration) testStore {
+	s, value := newTestStore(maxBytes), make([]byte, size) // one value will do for all
 	for i := range n {
 		s.set(fmt.Sprint("key", i), value, ttl)
 	}
@@ -109,7 +142,7 @@ func filled(maxBytes int64, n, size int, ttl time.Duration) *store {
 func TestEntryIsThereUntilItsTTLHasPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, ttl := range []time.Duration{1, time.Millisecond, time.Hour} {
-			s := newStore(1 << 20)
+			s := newTestStore(1 << 20)
 			time.Sleep(time.Second)
 			s.set("key", []byte("value"), ttl)
 			time.Sleep(ttl - 1)
@@ -133,7 +166,7 @@ func TestEntryIsThereUntilItsTTLHasPassed(t *testing.T) {
 
 func TestEntryWithoutTTLStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStore(1 << 20)
+		s := newTestStore(1 << 20)
 		e := s.set("key", []byte("value"), 0)
 		time.Sleep(100 * 365 * 24 * time.Hour)
 		if _, ok := s.get("key"); !ok || s.remaining(e) != 0 {
@@ -154,7 +187,7 @@ func TestOverwritingChangesTheExpiry(t *testing.T) {
 		{time.Minute, time.Minute, time.Minute - 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newStore(1 << 20)
+			s := newTestStore(1 << 20)
 			s.set("key", []byte("old"), c.old)
 			time.Sleep(30 * time.Second)
 			s.set("key", []byte("new"), c.new)
@@ -174,11 +207,11 @@ func TestOverwritingChangesTheExpiry(t *testing.T) {
 
 func TestRemainingIsADurationAndNeverForEverByAccident(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStore(1 << 20)
+		s := newTestStore(1 << 20)
 		e := s.set("key", nil, 10*time.Second)
 		for _, want := range []time.Duration{10 * time.Second, 6 * time.Second, 2 * time.Second, 1, 1} {
 			if got := s.remaining(e); got != want {
-				t.Errorf("after %v: %v, want %v", s.now(), got, want)
+				t.Errorf("after %v: %v, want %v", s.clock.now(), got, want)
 			}
 			time.Sleep(4 * time.Second)
 		}
@@ -188,7 +221,7 @@ func TestRemainingIsADurationAndNeverForEverByAccident(t *testing.T) {
 func TestLongestTTLDoesNotOverflow(t *testing.T) {
 	for _, ttl := range []time.Duration{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 - time.Hour, math.MaxInt64 - 3*time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newStore(1 << 20)
+			s := newTestStore(1 << 20)
 			s.set("first", nil, ttl)
 			time.Sleep(2 * time.Hour)
 			e := s.set("key", nil, ttl)
@@ -207,7 +240,7 @@ func TestLongestTTLDoesNotOverflow(t *testing.T) {
 func TestExpiredEntriesMakeRoomBeforeLiveOnes(t *testing.T) {
 	for _, maxBytes := range []int64{2 << 20, 16 << 20} { // one shard, four shards
 		synctest.Test(t, func(t *testing.T) {
-			s := newStore(maxBytes)
+			s := newTestStore(maxBytes)
 			n := int(maxBytes / (16<<10 + 512)) // as many as there is room for
 			for i := range n / 2 {
 				s.set(fmt.Sprint("live", i), make([]byte, 16<<10), 0)
@@ -237,7 +270,7 @@ func TestExpiredEntriesMakeRoomBeforeLiveOnes(t *testing.T) {
 func TestRoomIsMadeForOneEntryAndNotByDroppingAllThatHasExpired(t *testing.T) {
 	for _, maxBytes := range []int64{2 << 20, 16 << 20} {
 		synctest.Test(t, func(t *testing.T) {
-			n := int(maxBytes / (1<<10 + 250))
+			n := int(maxBytes / (1<<10 + entryOverhead + 16))
 			s := filled(maxBytes, n, 1<<10, time.Minute)
 			time.Sleep(time.Minute)
 			value := make([]byte, 1<<10)
@@ -314,7 +347,7 @@ func TestOversizedValueOnlyDropsTheOlderValueOfItsKey(t *testing.T) {
 }
 
 func TestValueOfAnEighthOfTheBudgetIsKept(t *testing.T) {
-	s := newStore(1 << 20)
+	s := newTestStore(1 << 20)
 	size := 1<<17 - entryOverhead - cap(append([]byte(nil), "key"...))
 	s.set("key", make([]byte, size), 0)
 	if !has(s, "key") {
@@ -327,7 +360,7 @@ func TestValueOfAnEighthOfTheBudgetIsKept(t *testing.T) {
 }
 
 func TestSpareCapacityIsPaidFor(t *testing.T) {
-	s := newStore(1 << 20)
+	s := newTestStore(1 << 20)
 	s.set("key", make([]byte, 10, 50<<10), 0)
 	if st := storeStats(s); st.Bytes < 50<<10 {
 		t.Errorf("%d bytes", st.Bytes)
@@ -344,7 +377,7 @@ func TestFreshEntryIsNotTheOneThatMakesRoom(t *testing.T) {
 		{16 << 20, 1 << 20}, {16 << 20, 2<<20 - 1<<10},
 		{64 << 20, 1 << 20}, {64 << 20, 6 << 20},
 	} {
-		s, value := newStore(c.maxBytes), make([]byte, c.size)
+		s, value := newTestStore(c.maxBytes), make([]byte, c.size)
 		for i := range 200 {
 			key := fmt.Sprint("key", i)
 			if s.set(key, value, 0); !has(s, key) {
@@ -357,7 +390,7 @@ func TestFreshEntryIsNotTheOneThatMakesRoom(t *testing.T) {
 }
 
 // left counts those of key from, … key to-1 that s holds.
-func left(s *store, from, to int) (n int) {
+func left(s testStore, from, to int) (n int) {
 	for i := from; i < to; i++ {
 		if has(s, fmt.Sprint("key", i)) {
 			n++
@@ -466,7 +499,7 @@ func TestBudgetOfNothingKeepsNothing(t *testing.T) {
 
 func TestBudgetOverFourGibibytes(t *testing.T) {
 	const gib = 1 << 30
-	s := newStore(100 * gib)
+	s := newTestStore(100 * gib)
 	s.used.Add(99 * gib) // as if there were entries
 	for i := range 100 {
 		s.set(fmt.Sprint("key", i), make([]byte, 1000), 0)
@@ -482,7 +515,7 @@ func TestBudgetOverFourGibibytes(t *testing.T) {
 }
 
 func TestKeyDoesNotPinWhatItIsAPartOf(t *testing.T) {
-	s := newStore(1 << 20)
+	s := newTestStore(1 << 20)
 	page := strings.Repeat("page", 1000)
 	key := page[10:20]
 	for range 2 { // also when it is overwritten
@@ -500,7 +533,7 @@ func TestKeyDoesNotPinWhatItIsAPartOf(t *testing.T) {
 }
 
 func TestValueIsNotCopied(t *testing.T) {
-	s := newStore(1 << 20)
+	s := newTestStore(1 << 20)
 	value := []byte("value")
 	s.set("key", value, 0)
 	if e, _ := s.get("key"); unsafe.StringData(e.value.s) != &value[0] {
@@ -529,7 +562,7 @@ func TestRetainDropsExactlyTheRest(t *testing.T) {
 
 func TestBooksAreRightAfterMostEntriesHaveGone(t *testing.T) {
 	for _, maxBytes := range []int64{2 << 20, 16 << 20} {
-		s := filled(maxBytes, int(maxBytes/400), 100, time.Hour)
+		s := filled(maxBytes, int(maxBytes/(entryOverhead+192)), 100, time.Hour)
 		for _, keep := range []string{"7", "77", "777"} {
 			s.retain(func(key string) bool { return strings.HasSuffix(key, keep) })
 			audit(t, s)
@@ -556,7 +589,7 @@ func TestGetDoesNotAllocate(t *testing.T) {
 func TestBudgetIsKeptUnderConcurrentSets(t *testing.T) {
 	const writers, size = 8, 100 << 10
 	for _, maxBytes := range []int64{1 << 20, 16 << 20} {
-		s := newStore(maxBytes)
+		s := newTestStore(maxBytes)
 		var done atomic.Bool
 		var watcher, group sync.WaitGroup
 		watcher.Go(func() {
@@ -611,7 +644,7 @@ func intact(v ByteView, key uint32) bool {
 }
 
 func TestViewsHeldAcrossEvictionsKeepTheirBytes(t *testing.T) {
-	s := newStore(256 << 10)
+	s := newTestStore(256 << 10)
 	var readers sync.WaitGroup
 	for r := range 4 {
 		readers.Go(func() {
@@ -724,7 +757,7 @@ func (m *storeModel) get(key string) (id byte, ok bool) {
 func obeyStore(t *testing.T, orders []byte) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxBytes = 24 << 10
-		one, four := newStore(maxBytes), newStore(16<<20)
+		one, four := newTestStore(maxBytes), newTestStore(16<<20)
 		four.setMax(maxBytes)
 		if len(one.shards) != 1 || len(four.shards) != 4 {
 			t.Fatalf("%d and %d shards", len(one.shards), len(four.shards))
@@ -744,7 +777,7 @@ func obeyStore(t *testing.T, orders []byte) {
 				if ttl > 0 {
 					last[key] = modelEntry{id: id, expires: time.Now().Add(ttl)}
 				}
-				for _, s := range []*store{one, four} {
+				for _, s := range []testStore{one, four} {
 					if e := s.set(key, bytes.Repeat([]byte{id}, size), ttl); e.value.Len() != size || s.remaining(e) != ttl {
 						t.Errorf("%s: set returns %d bytes, remaining %v", did, e.value.Len(), s.remaining(e))
 					}
@@ -792,7 +825,7 @@ func obeyStore(t *testing.T, orders []byte) {
 			slices.Reverse(want)
 			var got []string
 			for key, it := range one.shards[0].entries.All() {
-				if it.expires == 0 || it.expires > one.now() {
+				if it.ends == 0 || it.ends > one.clock.now() {
 					got = append(got, key)
 				}
 			}
@@ -847,7 +880,7 @@ func TestMemoryMatchesMaxBytes(t *testing.T) {
 	sizes := func(sizes ...int) func(i int) int { return func(i int) int { return sizes[i%len(sizes)] } }
 	none, hour := time.Duration(0), time.Hour
 	// traffic sets values, each once, until so many budgets have gone by.
-	traffic := func(s *store, name string, budgets int64, size func(i int) int, ttl time.Duration) {
+	traffic := func(s testStore, name string, budgets int64, size func(i int) int, ttl time.Duration) {
 		key := append([]byte(name), ':')
 		for i, sum := 0, int64(0); sum < budgets*budget; i++ {
 			value := append([]byte(nil), make([]byte, size(i))...) // as codecs make them
@@ -858,38 +891,38 @@ func TestMemoryMatchesMaxBytes(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		fill func(s *store)
+		fill func(s testStore)
 	}{
-		{"10B", func(s *store) { traffic(s, "user", 10, sizes(10), none) }},
-		{"10B TTL", func(s *store) { traffic(s, "user", 10, sizes(10), hour) }},
-		{"100B", func(s *store) { traffic(s, "user", 10, sizes(100), none) }},
-		{"100B TTL", func(s *store) { traffic(s, "user", 10, sizes(100), hour) }},
-		{"1KiB", func(s *store) { traffic(s, "user", 10, sizes(1<<10), none) }},
-		{"1KiB TTL", func(s *store) { traffic(s, "user", 10, sizes(1<<10), hour) }},
-		{"64KiB", func(s *store) { traffic(s, "user", 10, sizes(64<<10), none) }},
-		{"64KiB TTL", func(s *store) { traffic(s, "user", 10, sizes(64<<10), hour) }},
-		{"mixed", func(s *store) { traffic(s, "user", 10, sizes(10, 100, 10, 1<<10, 300, 64<<10, 40_000), none) }},
-		{"mixed TTL", func(s *store) { traffic(s, "user", 10, sizes(10, 100, 10, 1<<10, 300, 64<<10, 40_000), hour) }},
-		{"10B then 64KiB", func(s *store) {
+		{"10B", func(s testStore) { traffic(s, "user", 10, sizes(10), none) }},
+		{"10B TTL", func(s testStore) { traffic(s, "user", 10, sizes(10), hour) }},
+		{"100B", func(s testStore) { traffic(s, "user", 10, sizes(100), none) }},
+		{"100B TTL", func(s testStore) { traffic(s, "user", 10, sizes(100), hour) }},
+		{"1KiB", func(s testStore) { traffic(s, "user", 10, sizes(1<<10), none) }},
+		{"1KiB TTL", func(s testStore) { traffic(s, "user", 10, sizes(1<<10), hour) }},
+		{"64KiB", func(s testStore) { traffic(s, "user", 10, sizes(64<<10), none) }},
+		{"64KiB TTL", func(s testStore) { traffic(s, "user", 10, sizes(64<<10), hour) }},
+		{"mixed", func(s testStore) { traffic(s, "user", 10, sizes(10, 100, 10, 1<<10, 300, 64<<10, 40_000), none) }},
+		{"mixed TTL", func(s testStore) { traffic(s, "user", 10, sizes(10, 100, 10, 1<<10, 300, 64<<10, 40_000), hour) }},
+		{"10B then 64KiB", func(s testStore) {
 			traffic(s, "user", 2, sizes(10), hour)
 			traffic(s, "page", 2, sizes(64<<10), hour)
 		}},
-		{"10B then 600B", func(s *store) {
+		{"10B then 600B", func(s testStore) {
 			traffic(s, "user", 2, sizes(10), hour)
 			traffic(s, "page", 2, sizes(600), hour)
 		}},
-		{"64KiB then 10B", func(s *store) {
+		{"64KiB then 10B", func(s testStore) {
 			traffic(s, "page", 2, sizes(64<<10), hour)
 			traffic(s, "user", 2, sizes(10), hour)
 		}},
-		{"10B then a quarter of the budget", func(s *store) {
+		{"10B then a quarter of the budget", func(s testStore) {
 			traffic(s, "user", 2, sizes(10), hour)
 			s.setMax(budget / 4)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := heapAlloc()
-			s := newStore(budget)
+			s := newTestStore(budget)
 			c.fill(s)
 			grown := heapAlloc() - before
 			st := storeStats(s)

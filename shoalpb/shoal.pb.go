@@ -7,8 +7,9 @@
 // What Shoal's processes say to each other.
 //
 // A request is the body of a POST to /_shoal/ with the content type application/vnd.shoal.v1+protobuf: one Request.
-// The response has the same content type, and in its body one Reply, or a Loading and then another Reply, each after
-// its length as a varint. A response with another content type is not Shoal's, whatever its status says.
+// The response has the same content type, and in its body one Reply, or several, each after its length as a varint:
+// where something has to be loaded, Loading comes first; a FetchMany is answered by as many Items as its keys take. A
+// response with another content type is not Shoal's, whatever its status says.
 //
 // Keys, names and texts are bytes, for they may be any. Durations are in nanoseconds; times of day are never sent.
 
@@ -29,32 +30,88 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Write_Op int32
+
+const (
+	Write_UNSPECIFIED Write_Op = 0
+	Write_SET         Write_Op = 1
+	Write_REMOVE      Write_Op = 2
+	Write_ADD         Write_Op = 3
+)
+
+// Enum value maps for Write_Op.
+var (
+	Write_Op_name = map[int32]string{
+		0: "UNSPECIFIED",
+		1: "SET",
+		2: "REMOVE",
+		3: "ADD",
+	}
+	Write_Op_value = map[string]int32{
+		"UNSPECIFIED": 0,
+		"SET":         1,
+		"REMOVE":      2,
+		"ADD":         3,
+	}
+)
+
+func (x Write_Op) Enum() *Write_Op {
+	p := new(Write_Op)
+	*p = x
+	return p
+}
+
+func (x Write_Op) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Write_Op) Descriptor() protoreflect.EnumDescriptor {
+	return file_shoal_proto_enumTypes[0].Descriptor()
+}
+
+func (Write_Op) Type() protoreflect.EnumType {
+	return &file_shoal_proto_enumTypes[0]
+}
+
+func (x Write_Op) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Write_Op.Descriptor instead.
+func (Write_Op) EnumDescriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{16, 0}
+}
+
 type Refused_Reason int32
 
 const (
 	Refused_UNSPECIFIED Refused_Reason = 0
-	Refused_MALFORMED   Refused_Reason = 1 // it is not a Request
-	Refused_UNKNOWN     Refused_Reason = 2 // it is a Request for something this version does not know
-	Refused_TOO_LARGE   Refused_Reason = 3 // its body or its key is too long
-	Refused_OVERLOADED  Refused_Reason = 4 // too much is being answered at once
-	Refused_NO_GROUP    Refused_Reason = 5 // there is no group of that name here
-	Refused_NOT_OWNER   Refused_Reason = 6 // the key is somebody else's, as far as this process knows
-	Refused_SHUT_DOWN   Refused_Reason = 7 // this process has left its peers
-	Refused_OWN         Refused_Reason = 8 // the request came from this very process
+	Refused_MALFORMED   Refused_Reason = 1  // it is not a Request
+	Refused_UNKNOWN     Refused_Reason = 2  // it is a Request for something this version does not know
+	Refused_TOO_LARGE   Refused_Reason = 3  // its body or its key is too long
+	Refused_OVERLOADED  Refused_Reason = 4  // too much is being answered at once
+	Refused_NO_GROUP    Refused_Reason = 5  // there is no group of that name here
+	Refused_NOT_OWNER   Refused_Reason = 6  // the key is somebody else's, as far as this process knows
+	Refused_SHUT_DOWN   Refused_Reason = 7  // this process has left its peers
+	Refused_OWN         Refused_Reason = 8  // the request came from this very process
+	Refused_MEDIA_TYPE  Refused_Reason = 9  // the content type is not Shoal's
+	Refused_OPERATION   Refused_Reason = 10 // what is asked for is none for this group
 )
 
 // Enum value maps for Refused_Reason.
 var (
 	Refused_Reason_name = map[int32]string{
-		0: "UNSPECIFIED",
-		1: "MALFORMED",
-		2: "UNKNOWN",
-		3: "TOO_LARGE",
-		4: "OVERLOADED",
-		5: "NO_GROUP",
-		6: "NOT_OWNER",
-		7: "SHUT_DOWN",
-		8: "OWN",
+		0:  "UNSPECIFIED",
+		1:  "MALFORMED",
+		2:  "UNKNOWN",
+		3:  "TOO_LARGE",
+		4:  "OVERLOADED",
+		5:  "NO_GROUP",
+		6:  "NOT_OWNER",
+		7:  "SHUT_DOWN",
+		8:  "OWN",
+		9:  "MEDIA_TYPE",
+		10: "OPERATION",
 	}
 	Refused_Reason_value = map[string]int32{
 		"UNSPECIFIED": 0,
@@ -66,6 +123,8 @@ var (
 		"NOT_OWNER":   6,
 		"SHUT_DOWN":   7,
 		"OWN":         8,
+		"MEDIA_TYPE":  9,
+		"OPERATION":   10,
 	}
 )
 
@@ -80,11 +139,11 @@ func (x Refused_Reason) String() string {
 }
 
 func (Refused_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_shoal_proto_enumTypes[0].Descriptor()
+	return file_shoal_proto_enumTypes[1].Descriptor()
 }
 
 func (Refused_Reason) Type() protoreflect.EnumType {
-	return &file_shoal_proto_enumTypes[0]
+	return &file_shoal_proto_enumTypes[1]
 }
 
 func (x Refused_Reason) Number() protoreflect.EnumNumber {
@@ -93,16 +152,22 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{9, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{28, 0}
 }
 
 type Request struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Sender *Sender                `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Sender     *Sender                `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"`
+	Group      []byte                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`           // of all but Hello
+	Generation *Generation            `protobuf:"bytes,3,opt,name=generation,proto3" json:"generation,omitempty"` // of that group, as the sender knows it
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Request_Hello
 	//	*Request_Fetch
+	//	*Request_FetchMany
+	//	*Request_Write
+	//	*Request_Drop
+	//	*Request_Purge
 	Op            isRequest_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -145,6 +210,20 @@ func (x *Request) GetSender() *Sender {
 	return nil
 }
 
+func (x *Request) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *Request) GetGeneration() *Generation {
+	if x != nil {
+		return x.Generation
+	}
+	return nil
+}
+
 func (x *Request) GetOp() isRequest_Op {
 	if x != nil {
 		return x.Op
@@ -170,33 +249,100 @@ func (x *Request) GetFetch() *Fetch {
 	return nil
 }
 
+func (x *Request) GetFetchMany() *FetchMany {
+	if x != nil {
+		if x, ok := x.Op.(*Request_FetchMany); ok {
+			return x.FetchMany
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetWrite() *Write {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Write); ok {
+			return x.Write
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetDrop() *Drop {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Drop); ok {
+			return x.Drop
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetPurge() *Purge {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Purge); ok {
+			return x.Purge
+		}
+	}
+	return nil
+}
+
 type isRequest_Op interface {
 	isRequest_Op()
 }
 
 type Request_Hello struct {
-	Hello *Hello `protobuf:"bytes,2,opt,name=hello,proto3,oneof"`
+	Hello *Hello `protobuf:"bytes,4,opt,name=hello,proto3,oneof"`
 }
 
 type Request_Fetch struct {
-	Fetch *Fetch `protobuf:"bytes,3,opt,name=fetch,proto3,oneof"`
+	Fetch *Fetch `protobuf:"bytes,5,opt,name=fetch,proto3,oneof"`
+}
+
+type Request_FetchMany struct {
+	FetchMany *FetchMany `protobuf:"bytes,6,opt,name=fetch_many,json=fetchMany,proto3,oneof"`
+}
+
+type Request_Write struct {
+	Write *Write `protobuf:"bytes,7,opt,name=write,proto3,oneof"`
+}
+
+type Request_Drop struct {
+	Drop *Drop `protobuf:"bytes,8,opt,name=drop,proto3,oneof"`
+}
+
+type Request_Purge struct {
+	Purge *Purge `protobuf:"bytes,9,opt,name=purge,proto3,oneof"`
 }
 
 func (*Request_Hello) isRequest_Op() {}
 
 func (*Request_Fetch) isRequest_Op() {}
 
+func (*Request_FetchMany) isRequest_Op() {}
+
+func (*Request_Write) isRequest_Op() {}
+
+func (*Request_Drop) isRequest_Op() {}
+
+func (*Request_Purge) isRequest_Op() {}
+
 type Reply struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Sender *Sender                `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Sender     *Sender                `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"`
+	Generation *Generation            `protobuf:"bytes,2,opt,name=generation,proto3" json:"generation,omitempty"` // of the group of the request
 	// Types that are valid to be assigned to Answer:
 	//
 	//	*Reply_Hello
 	//	*Reply_Loading
 	//	*Reply_Value
+	//	*Reply_Same
 	//	*Reply_NotFound
+	//	*Reply_NotCached
 	//	*Reply_Failed
 	//	*Reply_Refused
+	//	*Reply_Items
+	//	*Reply_Written
+	//	*Reply_Dropped
+	//	*Reply_Purged
 	Answer        isReply_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -239,6 +385,13 @@ func (x *Reply) GetSender() *Sender {
 	return nil
 }
 
+func (x *Reply) GetGeneration() *Generation {
+	if x != nil {
+		return x.Generation
+	}
+	return nil
+}
+
 func (x *Reply) GetAnswer() isReply_Answer {
 	if x != nil {
 		return x.Answer
@@ -273,10 +426,28 @@ func (x *Reply) GetValue() *Value {
 	return nil
 }
 
+func (x *Reply) GetSame() *Same {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Same); ok {
+			return x.Same
+		}
+	}
+	return nil
+}
+
 func (x *Reply) GetNotFound() *NotFound {
 	if x != nil {
 		if x, ok := x.Answer.(*Reply_NotFound); ok {
 			return x.NotFound
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetNotCached() *NotCached {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_NotCached); ok {
+			return x.NotCached
 		}
 	}
 	return nil
@@ -300,32 +471,92 @@ func (x *Reply) GetRefused() *Refused {
 	return nil
 }
 
+func (x *Reply) GetItems() *Items {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Items); ok {
+			return x.Items
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetWritten() *Written {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Written); ok {
+			return x.Written
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetDropped() *Dropped {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Dropped); ok {
+			return x.Dropped
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetPurged() *Purged {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Purged); ok {
+			return x.Purged
+		}
+	}
+	return nil
+}
+
 type isReply_Answer interface {
 	isReply_Answer()
 }
 
 type Reply_Hello struct {
-	Hello *Hello `protobuf:"bytes,2,opt,name=hello,proto3,oneof"`
+	Hello *Hello `protobuf:"bytes,3,opt,name=hello,proto3,oneof"`
 }
 
 type Reply_Loading struct {
-	Loading *Loading `protobuf:"bytes,3,opt,name=loading,proto3,oneof"`
+	Loading *Loading `protobuf:"bytes,4,opt,name=loading,proto3,oneof"`
 }
 
 type Reply_Value struct {
-	Value *Value `protobuf:"bytes,4,opt,name=value,proto3,oneof"`
+	Value *Value `protobuf:"bytes,5,opt,name=value,proto3,oneof"`
+}
+
+type Reply_Same struct {
+	Same *Same `protobuf:"bytes,6,opt,name=same,proto3,oneof"`
 }
 
 type Reply_NotFound struct {
-	NotFound *NotFound `protobuf:"bytes,5,opt,name=not_found,json=notFound,proto3,oneof"`
+	NotFound *NotFound `protobuf:"bytes,7,opt,name=not_found,json=notFound,proto3,oneof"`
+}
+
+type Reply_NotCached struct {
+	NotCached *NotCached `protobuf:"bytes,8,opt,name=not_cached,json=notCached,proto3,oneof"`
 }
 
 type Reply_Failed struct {
-	Failed *Failed `protobuf:"bytes,6,opt,name=failed,proto3,oneof"`
+	Failed *Failed `protobuf:"bytes,9,opt,name=failed,proto3,oneof"`
 }
 
 type Reply_Refused struct {
-	Refused *Refused `protobuf:"bytes,7,opt,name=refused,proto3,oneof"`
+	Refused *Refused `protobuf:"bytes,10,opt,name=refused,proto3,oneof"`
+}
+
+type Reply_Items struct {
+	Items *Items `protobuf:"bytes,11,opt,name=items,proto3,oneof"`
+}
+
+type Reply_Written struct {
+	Written *Written `protobuf:"bytes,12,opt,name=written,proto3,oneof"`
+}
+
+type Reply_Dropped struct {
+	Dropped *Dropped `protobuf:"bytes,13,opt,name=dropped,proto3,oneof"`
+}
+
+type Reply_Purged struct {
+	Purged *Purged `protobuf:"bytes,14,opt,name=purged,proto3,oneof"`
 }
 
 func (*Reply_Hello) isReply_Answer() {}
@@ -334,11 +565,23 @@ func (*Reply_Loading) isReply_Answer() {}
 
 func (*Reply_Value) isReply_Answer() {}
 
+func (*Reply_Same) isReply_Answer() {}
+
 func (*Reply_NotFound) isReply_Answer() {}
+
+func (*Reply_NotCached) isReply_Answer() {}
 
 func (*Reply_Failed) isReply_Answer() {}
 
 func (*Reply_Refused) isReply_Answer() {}
+
+func (*Reply_Items) isReply_Answer() {}
+
+func (*Reply_Written) isReply_Answer() {}
+
+func (*Reply_Dropped) isReply_Answer() {}
+
+func (*Reply_Purged) isReply_Answer() {}
 
 // A Sender says which process speaks, and whom it takes for its peers.
 type Sender struct {
@@ -346,6 +589,7 @@ type Sender struct {
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Incarnation   uint64                 `protobuf:"fixed64,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // drawn at random when the process started
 	View          uint64                 `protobuf:"fixed64,3,opt,name=view,proto3" json:"view,omitempty"`               // digest of its view: equal digests, equal owners
+	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`              // the highest time it has seen in a version, in units of 2^16 ns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -401,19 +645,81 @@ func (x *Sender) GetView() uint64 {
 	return 0
 }
 
+func (x *Sender) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+// A Generation counts the purges of a group. The higher number is the later; where equal numbers come from different
+// processes, both purge and go on to the next number by both.
+type Generation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	By            uint64                 `protobuf:"fixed64,2,opt,name=by,proto3" json:"by,omitempty"` // incarnation of the process that purged
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Generation) Reset() {
+	*x = Generation{}
+	mi := &file_shoal_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Generation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Generation) ProtoMessage() {}
+
+func (x *Generation) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Generation.ProtoReflect.Descriptor instead.
+func (*Generation) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Generation) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Generation) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
 // A Hello introduces the process that sends it, in a request as in its answer.
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Addr          []byte                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"` // base URL, as the process itself spells it
 	Zone          []byte                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
 	Weight        float64                `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	Groups        []*Group               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_shoal_proto_msgTypes[3]
+	mi := &file_shoal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +731,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[3]
+	mi := &file_shoal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +744,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{3}
+	return file_shoal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetAddr() []byte {
@@ -462,18 +768,83 @@ func (x *Hello) GetWeight() float64 {
 	return 0
 }
 
+func (x *Hello) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// A Group is a group that its process has.
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Generation    *Generation            `protobuf:"bytes,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_shoal_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Group) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *Group) GetGeneration() *Generation {
+	if x != nil {
+		return x.Generation
+	}
+	return nil
+}
+
 // A Fetch asks the owner of a key for its value. It is never forwarded.
 type Fetch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         []byte                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Callers       uint32                 `protobuf:"varint,2,opt,name=callers,proto3" json:"callers,omitempty"`             // how many calls it answers, or those answered from a copy in the second before it
+	Lease         bool                   `protobuf:"varint,3,opt,name=lease,proto3" json:"lease,omitempty"`                 // a copy would be kept, if it may be
+	Have          uint64                 `protobuf:"fixed64,4,opt,name=have,proto3" json:"have,omitempty"`                  // the version of a copy whose lease has ended
+	MaxAge        int64                  `protobuf:"varint,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"` // older values are loaded anew; 0: any age will do
+	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`                 // the value must come from a load that begins after this
+	CachedOnly    bool                   `protobuf:"varint,7,opt,name=cached_only,json=cachedOnly,proto3" json:"cached_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_shoal_proto_msgTypes[4]
+	mi := &file_shoal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +856,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[4]
+	mi := &file_shoal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,19 +869,99 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *Fetch) GetGroup() []byte {
-	if x != nil {
-		return x.Group
-	}
-	return nil
+	return file_shoal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Fetch) GetKey() []byte {
 	if x != nil {
 		return x.Key
+	}
+	return nil
+}
+
+func (x *Fetch) GetCallers() uint32 {
+	if x != nil {
+		return x.Callers
+	}
+	return 0
+}
+
+func (x *Fetch) GetLease() bool {
+	if x != nil {
+		return x.Lease
+	}
+	return false
+}
+
+func (x *Fetch) GetHave() uint64 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+func (x *Fetch) GetMaxAge() int64 {
+	if x != nil {
+		return x.MaxAge
+	}
+	return 0
+}
+
+func (x *Fetch) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+func (x *Fetch) GetCachedOnly() bool {
+	if x != nil {
+		return x.CachedOnly
+	}
+	return false
+}
+
+// A FetchMany asks the owner of many keys.
+type FetchMany struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchMany) Reset() {
+	*x = FetchMany{}
+	mi := &file_shoal_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchMany) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchMany) ProtoMessage() {}
+
+func (x *FetchMany) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchMany.ProtoReflect.Descriptor instead.
+func (*FetchMany) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FetchMany) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
 	}
 	return nil
 }
@@ -525,7 +976,7 @@ type Loading struct {
 
 func (x *Loading) Reset() {
 	*x = Loading{}
-	mi := &file_shoal_proto_msgTypes[5]
+	mi := &file_shoal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +988,7 @@ func (x *Loading) String() string {
 func (*Loading) ProtoMessage() {}
 
 func (x *Loading) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[5]
+	mi := &file_shoal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +1001,7 @@ func (x *Loading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loading.ProtoReflect.Descriptor instead.
 func (*Loading) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{5}
+	return file_shoal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Loading) GetLongest() int64 {
@@ -560,18 +1011,24 @@ func (x *Loading) GetLongest() int64 {
 	return 0
 }
 
+// A Value is the value of a key. It may be served without asking again until the lease, which runs from when the
+// question was sent, has ended, or a Drop has come.
 type Value struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Value         []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
-	Ttl           int64                  `protobuf:"varint,2,opt,name=ttl,proto3" json:"ttl,omitempty"`       // how long it stays fresh; 0: for ever; negative: it is not kept
+	Ttl           int64                  `protobuf:"varint,2,opt,name=ttl,proto3" json:"ttl,omitempty"`       // how long it stays fresh; 0: for ever
 	Loaded        bool                   `protobuf:"varint,3,opt,name=loaded,proto3" json:"loaded,omitempty"` // it was not in memory when it was asked for
+	Version       uint64                 `protobuf:"fixed64,4,opt,name=version,proto3" json:"version,omitempty"`
+	Age           int64                  `protobuf:"varint,5,opt,name=age,proto3" json:"age,omitempty"`     // since its load, or the write, began
+	Stale         bool                   `protobuf:"varint,6,opt,name=stale,proto3" json:"stale,omitempty"` // it is past its TTL
+	Lease         int64                  `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"` // 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_shoal_proto_msgTypes[6]
+	mi := &file_shoal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +1040,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[6]
+	mi := &file_shoal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +1053,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{6}
+	return file_shoal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Value) GetValue() []byte {
@@ -620,16 +1077,114 @@ func (x *Value) GetLoaded() bool {
 	return false
 }
 
+func (x *Value) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Value) GetAge() int64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
+}
+
+func (x *Value) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *Value) GetLease() int64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+// Same answers a Fetch that has the value already, whose words it uses.
+type Same struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ttl           int64                  `protobuf:"varint,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Age           int64                  `protobuf:"varint,2,opt,name=age,proto3" json:"age,omitempty"`
+	Stale         bool                   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	Lease         int64                  `protobuf:"varint,4,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Same) Reset() {
+	*x = Same{}
+	mi := &file_shoal_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Same) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Same) ProtoMessage() {}
+
+func (x *Same) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Same.ProtoReflect.Descriptor instead.
+func (*Same) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Same) GetTtl() int64 {
+	if x != nil {
+		return x.Ttl
+	}
+	return 0
+}
+
+func (x *Same) GetAge() int64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
+}
+
+func (x *Same) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *Same) GetLease() int64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
 // NotFound says that the key has no value.
 type NotFound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lease         int64                  `protobuf:"varint,1,opt,name=lease,proto3" json:"lease,omitempty"` // how long that may be said without asking again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NotFound) Reset() {
 	*x = NotFound{}
-	mi := &file_shoal_proto_msgTypes[7]
+	mi := &file_shoal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +1196,7 @@ func (x *NotFound) String() string {
 func (*NotFound) ProtoMessage() {}
 
 func (x *NotFound) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[7]
+	mi := &file_shoal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +1209,51 @@ func (x *NotFound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotFound.ProtoReflect.Descriptor instead.
 func (*NotFound) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{7}
+	return file_shoal_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NotFound) GetLease() int64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+// NotCached says that the key is not in memory, and that a load was not wanted.
+type NotCached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotCached) Reset() {
+	*x = NotCached{}
+	mi := &file_shoal_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotCached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotCached) ProtoMessage() {}
+
+func (x *NotCached) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotCached.ProtoReflect.Descriptor instead.
+func (*NotCached) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{12}
 }
 
 // Failed is what has come of a getter that returned another error, or panicked.
@@ -670,7 +1269,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_shoal_proto_msgTypes[8]
+	mi := &file_shoal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +1281,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[8]
+	mi := &file_shoal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +1294,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{8}
+	return file_shoal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Failed) GetText() []byte {
@@ -726,6 +1325,827 @@ func (x *Failed) GetStack() []byte {
 	return nil
 }
 
+// Items are answers about some of the keys of a FetchMany.
+type Items struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*Item                `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Items) Reset() {
+	*x = Items{}
+	mi := &file_shoal_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Items) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Items) ProtoMessage() {}
+
+func (x *Items) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Items.ProtoReflect.Descriptor instead.
+func (*Items) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Items) GetItems() []*Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type Item struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // of the key in the request
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*Item_Value
+	//	*Item_NotFound
+	//	*Item_Failed
+	//	*Item_Refused
+	Answer        isItem_Answer `protobuf_oneof:"answer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Item) Reset() {
+	*x = Item{}
+	mi := &file_shoal_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Item) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Item) ProtoMessage() {}
+
+func (x *Item) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Item.ProtoReflect.Descriptor instead.
+func (*Item) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Item) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Item) GetAnswer() isItem_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *Item) GetValue() *Value {
+	if x != nil {
+		if x, ok := x.Answer.(*Item_Value); ok {
+			return x.Value
+		}
+	}
+	return nil
+}
+
+func (x *Item) GetNotFound() *NotFound {
+	if x != nil {
+		if x, ok := x.Answer.(*Item_NotFound); ok {
+			return x.NotFound
+		}
+	}
+	return nil
+}
+
+func (x *Item) GetFailed() *Failed {
+	if x != nil {
+		if x, ok := x.Answer.(*Item_Failed); ok {
+			return x.Failed
+		}
+	}
+	return nil
+}
+
+func (x *Item) GetRefused() *Refused {
+	if x != nil {
+		if x, ok := x.Answer.(*Item_Refused); ok {
+			return x.Refused
+		}
+	}
+	return nil
+}
+
+type isItem_Answer interface {
+	isItem_Answer()
+}
+
+type Item_Value struct {
+	Value *Value `protobuf:"bytes,2,opt,name=value,proto3,oneof"`
+}
+
+type Item_NotFound struct {
+	NotFound *NotFound `protobuf:"bytes,3,opt,name=not_found,json=notFound,proto3,oneof"`
+}
+
+type Item_Failed struct {
+	Failed *Failed `protobuf:"bytes,4,opt,name=failed,proto3,oneof"`
+}
+
+type Item_Refused struct {
+	Refused *Refused `protobuf:"bytes,5,opt,name=refused,proto3,oneof"`
+}
+
+func (*Item_Value) isItem_Answer() {}
+
+func (*Item_NotFound) isItem_Answer() {}
+
+func (*Item_Failed) isItem_Answer() {}
+
+func (*Item_Refused) isItem_Answer() {}
+
+// A Write changes keys at their owner.
+type Write struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Op            Write_Op               `protobuf:"varint,1,opt,name=op,proto3,enum=shoal.v1.Write_Op" json:"op,omitempty"`
+	Changes       []*Change              `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Write) Reset() {
+	*x = Write{}
+	mi := &file_shoal_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Write) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Write) ProtoMessage() {}
+
+func (x *Write) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Write.ProtoReflect.Descriptor instead.
+func (*Write) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Write) GetOp() Write_Op {
+	if x != nil {
+		return x.Op
+	}
+	return Write_UNSPECIFIED
+}
+
+func (x *Write) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type Change struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`    // of a SET
+	Ttl           int64                  `protobuf:"varint,3,opt,name=ttl,proto3" json:"ttl,omitempty"`       // … 0: for ever; negative: it is not kept
+	Delta         int64                  `protobuf:"zigzag64,4,opt,name=delta,proto3" json:"delta,omitempty"` // of an ADD
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_shoal_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Change) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Change) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Change) GetTtl() int64 {
+	if x != nil {
+		return x.Ttl
+	}
+	return 0
+}
+
+func (x *Change) GetDelta() int64 {
+	if x != nil {
+		return x.Delta
+	}
+	return 0
+}
+
+// Written says what has come of the changes of a Write, one by one.
+type Written struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*Result              `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	Peers         []*Peer                `protobuf:"bytes,2,rep,name=peers,proto3" json:"peers,omitempty"` // whom the owner knows, if any change must be told to all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Written) Reset() {
+	*x = Written{}
+	mi := &file_shoal_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Written) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Written) ProtoMessage() {}
+
+func (x *Written) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Written.ProtoReflect.Descriptor instead.
+func (*Written) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Written) GetResults() []*Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *Written) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+type Result struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"fixed64,1,opt,name=version,proto3" json:"version,omitempty"`
+	Sum           int64                  `protobuf:"zigzag64,2,opt,name=sum,proto3" json:"sum,omitempty"`      // of an ADD
+	Holders       []*Holder              `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"` // who may hold an older value
+	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`        // everybody may
+	Failed        *Failed                `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`   // it was not done, since a getter failed
+	Refused       *Refused               `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"` // it was not done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Result) Reset() {
+	*x = Result{}
+	mi := &file_shoal_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Result) ProtoMessage() {}
+
+func (x *Result) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Result.ProtoReflect.Descriptor instead.
+func (*Result) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Result) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Result) GetSum() int64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
+func (x *Result) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *Result) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *Result) GetFailed() *Failed {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+func (x *Result) GetRefused() *Refused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type Peer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_shoal_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Peer) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Peer) GetAddr() []byte {
+	if x != nil {
+		return x.Addr
+	}
+	return nil
+}
+
+// A Holder is a process that may serve a value until its lease has ended.
+type Holder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	Remaining     int64                  `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holder) Reset() {
+	*x = Holder{}
+	mi := &file_shoal_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holder) ProtoMessage() {}
+
+func (x *Holder) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holder.ProtoReflect.Descriptor instead.
+func (*Holder) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Holder) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Holder) GetAddr() []byte {
+	if x != nil {
+		return x.Addr
+	}
+	return nil
+}
+
+func (x *Holder) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+// A Drop makes a process forget keys after a write.
+type Drop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*Dropping            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"` // whatever the group holds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drop) Reset() {
+	*x = Drop{}
+	mi := &file_shoal_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drop) ProtoMessage() {}
+
+func (x *Drop) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drop.ProtoReflect.Descriptor instead.
+func (*Drop) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Drop) GetKeys() []*Dropping {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Drop) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type Dropping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Version       uint64                 `protobuf:"fixed64,2,opt,name=version,proto3" json:"version,omitempty"`   // of the write
+	Acceptor      uint64                 `protobuf:"fixed64,3,opt,name=acceptor,proto3" json:"acceptor,omitempty"` // incarnation of the owner that took it; 0: none has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dropping) Reset() {
+	*x = Dropping{}
+	mi := &file_shoal_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dropping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dropping) ProtoMessage() {}
+
+func (x *Dropping) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dropping.ProtoReflect.Descriptor instead.
+func (*Dropping) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Dropping) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Dropping) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Dropping) GetAcceptor() uint64 {
+	if x != nil {
+		return x.Acceptor
+	}
+	return 0
+}
+
+// Dropped says, for each key of a Drop, who holds it by the leave of the process that answers.
+type Dropped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*Holders             `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dropped) Reset() {
+	*x = Dropped{}
+	mi := &file_shoal_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dropped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dropped) ProtoMessage() {}
+
+func (x *Dropped) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
+func (*Dropped) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Dropped) GetKeys() []*Holders {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type Holders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holders       []*Holder              `protobuf:"bytes,1,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holders) Reset() {
+	*x = Holders{}
+	mi := &file_shoal_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holders) ProtoMessage() {}
+
+func (x *Holders) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holders.ProtoReflect.Descriptor instead.
+func (*Holders) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Holders) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// A Purge makes a process forget whatever the group held before the generation of the request.
+type Purge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Purge) Reset() {
+	*x = Purge{}
+	mi := &file_shoal_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Purge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Purge) ProtoMessage() {}
+
+func (x *Purge) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Purge.ProtoReflect.Descriptor instead.
+func (*Purge) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{26}
+}
+
+type Purged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Behind        bool                   `protobuf:"varint,1,opt,name=behind,proto3" json:"behind,omitempty"` // the generation of the reply is not lower: purge above it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Purged) Reset() {
+	*x = Purged{}
+	mi := &file_shoal_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Purged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Purged) ProtoMessage() {}
+
+func (x *Purged) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Purged.ProtoReflect.Descriptor instead.
+func (*Purged) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Purged) GetBehind() bool {
+	if x != nil {
+		return x.Behind
+	}
+	return false
+}
+
 // Refused says why a request was not answered.
 type Refused struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -739,7 +2159,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_shoal_proto_msgTypes[9]
+	mi := &file_shoal_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +2171,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[9]
+	mi := &file_shoal_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +2184,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{9}
+	return file_shoal_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -806,7 +2226,7 @@ type GroupcacheGetResponse struct {
 
 func (x *GroupcacheGetResponse) Reset() {
 	*x = GroupcacheGetResponse{}
-	mi := &file_shoal_proto_msgTypes[10]
+	mi := &file_shoal_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +2238,7 @@ func (x *GroupcacheGetResponse) String() string {
 func (*GroupcacheGetResponse) ProtoMessage() {}
 
 func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[10]
+	mi := &file_shoal_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +2251,7 @@ func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupcacheGetResponse.ProtoReflect.Descriptor instead.
 func (*GroupcacheGetResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{10}
+	return file_shoal_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GroupcacheGetResponse) GetValue() []byte {
@@ -852,51 +2272,154 @@ var File_shoal_proto protoreflect.FileDescriptor
 
 const file_shoal_proto_rawDesc = "" +
 	"\n" +
-	"\vshoal.proto\x12\bshoal.v1\"\x8b\x01\n" +
+	"\vshoal.proto\x12\bshoal.v1\"\x85\x03\n" +
 	"\aRequest\x12(\n" +
-	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x12'\n" +
-	"\x05hello\x18\x02 \x01(\v2\x0f.shoal.v1.HelloH\x00R\x05hello\x12'\n" +
-	"\x05fetch\x18\x03 \x01(\v2\x0f.shoal.v1.FetchH\x00R\x05fetchB\x04\n" +
-	"\x02op\"\xca\x02\n" +
+	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\fR\x05group\x124\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\v2\x14.shoal.v1.GenerationR\n" +
+	"generation\x12'\n" +
+	"\x05hello\x18\x04 \x01(\v2\x0f.shoal.v1.HelloH\x00R\x05hello\x12'\n" +
+	"\x05fetch\x18\x05 \x01(\v2\x0f.shoal.v1.FetchH\x00R\x05fetch\x124\n" +
+	"\n" +
+	"fetch_many\x18\x06 \x01(\v2\x13.shoal.v1.FetchManyH\x00R\tfetchMany\x12'\n" +
+	"\x05write\x18\a \x01(\v2\x0f.shoal.v1.WriteH\x00R\x05write\x12$\n" +
+	"\x04drop\x18\b \x01(\v2\x0e.shoal.v1.DropH\x00R\x04drop\x12'\n" +
+	"\x05purge\x18\t \x01(\v2\x0f.shoal.v1.PurgeH\x00R\x05purgeB\x04\n" +
+	"\x02op\"\x8f\x05\n" +
 	"\x05Reply\x12(\n" +
-	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x12'\n" +
-	"\x05hello\x18\x02 \x01(\v2\x0f.shoal.v1.HelloH\x00R\x05hello\x12-\n" +
-	"\aloading\x18\x03 \x01(\v2\x11.shoal.v1.LoadingH\x00R\aloading\x12'\n" +
-	"\x05value\x18\x04 \x01(\v2\x0f.shoal.v1.ValueH\x00R\x05value\x121\n" +
-	"\tnot_found\x18\x05 \x01(\v2\x12.shoal.v1.NotFoundH\x00R\bnotFound\x12*\n" +
-	"\x06failed\x18\x06 \x01(\v2\x10.shoal.v1.FailedH\x00R\x06failed\x12-\n" +
-	"\arefused\x18\a \x01(\v2\x11.shoal.v1.RefusedH\x00R\arefusedB\b\n" +
-	"\x06answer\"N\n" +
+	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x124\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\v2\x14.shoal.v1.GenerationR\n" +
+	"generation\x12'\n" +
+	"\x05hello\x18\x03 \x01(\v2\x0f.shoal.v1.HelloH\x00R\x05hello\x12-\n" +
+	"\aloading\x18\x04 \x01(\v2\x11.shoal.v1.LoadingH\x00R\aloading\x12'\n" +
+	"\x05value\x18\x05 \x01(\v2\x0f.shoal.v1.ValueH\x00R\x05value\x12$\n" +
+	"\x04same\x18\x06 \x01(\v2\x0e.shoal.v1.SameH\x00R\x04same\x121\n" +
+	"\tnot_found\x18\a \x01(\v2\x12.shoal.v1.NotFoundH\x00R\bnotFound\x124\n" +
+	"\n" +
+	"not_cached\x18\b \x01(\v2\x13.shoal.v1.NotCachedH\x00R\tnotCached\x12*\n" +
+	"\x06failed\x18\t \x01(\v2\x10.shoal.v1.FailedH\x00R\x06failed\x12-\n" +
+	"\arefused\x18\n" +
+	" \x01(\v2\x11.shoal.v1.RefusedH\x00R\arefused\x12'\n" +
+	"\x05items\x18\v \x01(\v2\x0f.shoal.v1.ItemsH\x00R\x05items\x12-\n" +
+	"\awritten\x18\f \x01(\v2\x11.shoal.v1.WrittenH\x00R\awritten\x12-\n" +
+	"\adropped\x18\r \x01(\v2\x11.shoal.v1.DroppedH\x00R\adropped\x12*\n" +
+	"\x06purged\x18\x0e \x01(\v2\x10.shoal.v1.PurgedH\x00R\x06purgedB\b\n" +
+	"\x06answer\"d\n" +
 	"\x06Sender\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x06R\vincarnation\x12\x12\n" +
-	"\x04view\x18\x03 \x01(\x06R\x04view\"G\n" +
+	"\x04view\x18\x03 \x01(\x06R\x04view\x12\x14\n" +
+	"\x05clock\x18\x04 \x01(\x04R\x05clock\"4\n" +
+	"\n" +
+	"Generation\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"p\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
-	"\x06weight\x18\x03 \x01(\x01R\x06weight\"/\n" +
-	"\x05Fetch\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\fR\x05group\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\fR\x03key\"#\n" +
+	"\x06weight\x18\x03 \x01(\x01R\x06weight\x12'\n" +
+	"\x06groups\x18\x04 \x03(\v2\x0f.shoal.v1.GroupR\x06groups\"Q\n" +
+	"\x05Group\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\v2\x14.shoal.v1.GenerationR\n" +
+	"generation\"\xad\x01\n" +
+	"\x05Fetch\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
+	"\acallers\x18\x02 \x01(\rR\acallers\x12\x14\n" +
+	"\x05lease\x18\x03 \x01(\bR\x05lease\x12\x12\n" +
+	"\x04have\x18\x04 \x01(\x06R\x04have\x12\x17\n" +
+	"\amax_age\x18\x05 \x01(\x03R\x06maxAge\x12\x14\n" +
+	"\x05fresh\x18\x06 \x01(\bR\x05fresh\x12\x1f\n" +
+	"\vcached_only\x18\a \x01(\bR\n" +
+	"cachedOnly\"\x1f\n" +
+	"\tFetchMany\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\fR\x04keys\"#\n" +
 	"\aLoading\x12\x18\n" +
-	"\alongest\x18\x01 \x01(\x03R\alongest\"G\n" +
+	"\alongest\x18\x01 \x01(\x03R\alongest\"\x9f\x01\n" +
 	"\x05Value\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\fR\x05value\x12\x10\n" +
 	"\x03ttl\x18\x02 \x01(\x03R\x03ttl\x12\x16\n" +
-	"\x06loaded\x18\x03 \x01(\bR\x06loaded\"\n" +
-	"\n" +
-	"\bNotFound\"f\n" +
+	"\x06loaded\x18\x03 \x01(\bR\x06loaded\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x06R\aversion\x12\x10\n" +
+	"\x03age\x18\x05 \x01(\x03R\x03age\x12\x14\n" +
+	"\x05stale\x18\x06 \x01(\bR\x05stale\x12\x14\n" +
+	"\x05lease\x18\a \x01(\x03R\x05lease\"V\n" +
+	"\x04Same\x12\x10\n" +
+	"\x03ttl\x18\x01 \x01(\x03R\x03ttl\x12\x10\n" +
+	"\x03age\x18\x02 \x01(\x03R\x03age\x12\x14\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\x12\x14\n" +
+	"\x05lease\x18\x04 \x01(\x03R\x05lease\" \n" +
+	"\bNotFound\x12\x14\n" +
+	"\x05lease\x18\x01 \x01(\x03R\x05lease\"\v\n" +
+	"\tNotCached\"f\n" +
 	"\x06Failed\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12\x1a\n" +
 	"\bpanicked\x18\x02 \x01(\bR\bpanicked\x12\x16\n" +
 	"\x06exited\x18\x03 \x01(\bR\x06exited\x12\x14\n" +
-	"\x05stack\x18\x04 \x01(\fR\x05stack\"\x95\x02\n" +
+	"\x05stack\x18\x04 \x01(\fR\x05stack\"-\n" +
+	"\x05Items\x12$\n" +
+	"\x05items\x18\x01 \x03(\v2\x0e.shoal.v1.ItemR\x05items\"\xdd\x01\n" +
+	"\x04Item\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12'\n" +
+	"\x05value\x18\x02 \x01(\v2\x0f.shoal.v1.ValueH\x00R\x05value\x121\n" +
+	"\tnot_found\x18\x03 \x01(\v2\x12.shoal.v1.NotFoundH\x00R\bnotFound\x12*\n" +
+	"\x06failed\x18\x04 \x01(\v2\x10.shoal.v1.FailedH\x00R\x06failed\x12-\n" +
+	"\arefused\x18\x05 \x01(\v2\x11.shoal.v1.RefusedH\x00R\arefusedB\b\n" +
+	"\x06answer\"\x8c\x01\n" +
+	"\x05Write\x12\"\n" +
+	"\x02op\x18\x01 \x01(\x0e2\x12.shoal.v1.Write.OpR\x02op\x12*\n" +
+	"\achanges\x18\x02 \x03(\v2\x10.shoal.v1.ChangeR\achanges\"3\n" +
+	"\x02Op\x12\x0f\n" +
+	"\vUNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03SET\x10\x01\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x02\x12\a\n" +
+	"\x03ADD\x10\x03\"X\n" +
+	"\x06Change\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x10\n" +
+	"\x03ttl\x18\x03 \x01(\x03R\x03ttl\x12\x14\n" +
+	"\x05delta\x18\x04 \x01(\x12R\x05delta\"[\n" +
+	"\aWritten\x12*\n" +
+	"\aresults\x18\x01 \x03(\v2\x10.shoal.v1.ResultR\aresults\x12$\n" +
+	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xc9\x01\n" +
+	"\x06Result\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x06R\aversion\x12\x10\n" +
+	"\x03sum\x18\x02 \x01(\x12R\x03sum\x12*\n" +
+	"\aholders\x18\x03 \x03(\v2\x10.shoal.v1.HolderR\aholders\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12(\n" +
+	"\x06failed\x18\x05 \x01(\v2\x10.shoal.v1.FailedR\x06failed\x12+\n" +
+	"\arefused\x18\x06 \x01(\v2\x11.shoal.v1.RefusedR\arefused\"*\n" +
+	"\x04Peer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\fR\x04addr\"J\n" +
+	"\x06Holder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\"@\n" +
+	"\x04Drop\x12&\n" +
+	"\x04keys\x18\x01 \x03(\v2\x12.shoal.v1.DroppingR\x04keys\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"R\n" +
+	"\bDropping\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x06R\aversion\x12\x1a\n" +
+	"\bacceptor\x18\x03 \x01(\x06R\bacceptor\"0\n" +
+	"\aDropped\x12%\n" +
+	"\x04keys\x18\x01 \x03(\v2\x11.shoal.v1.HoldersR\x04keys\"5\n" +
+	"\aHolders\x12*\n" +
+	"\aholders\x18\x01 \x03(\v2\x10.shoal.v1.HolderR\aholders\"\a\n" +
+	"\x05Purge\" \n" +
+	"\x06Purged\x12\x16\n" +
+	"\x06behind\x18\x01 \x01(\bR\x06behind\"\xb4\x02\n" +
 	"\aRefused\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.shoal.v1.Refused.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x19\n" +
 	"\bowner_id\x18\x03 \x01(\fR\aownerId\x12\x1d\n" +
 	"\n" +
-	"owner_addr\x18\x04 \x01(\fR\townerAddr\"\x89\x01\n" +
+	"owner_addr\x18\x04 \x01(\fR\townerAddr\"\xa8\x01\n" +
 	"\x06Reason\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMALFORMED\x10\x01\x12\v\n" +
@@ -907,7 +2430,11 @@ const file_shoal_proto_rawDesc = "" +
 	"\bNO_GROUP\x10\x05\x12\r\n" +
 	"\tNOT_OWNER\x10\x06\x12\r\n" +
 	"\tSHUT_DOWN\x10\a\x12\a\n" +
-	"\x03OWN\x10\b\"o\n" +
+	"\x03OWN\x10\b\x12\x0e\n" +
+	"\n" +
+	"MEDIA_TYPE\x10\t\x12\r\n" +
+	"\tOPERATION\x10\n" +
+	"\"o\n" +
 	"\x15GroupcacheGetResponse\x12\x19\n" +
 	"\x05value\x18\x01 \x01(\fH\x00R\x05value\x88\x01\x01\x12\"\n" +
 	"\n" +
@@ -927,39 +2454,88 @@ func file_shoal_proto_rawDescGZIP() []byte {
 	return file_shoal_proto_rawDescData
 }
 
-var file_shoal_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_shoal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_shoal_proto_goTypes = []any{
-	(Refused_Reason)(0),           // 0: shoal.v1.Refused.Reason
-	(*Request)(nil),               // 1: shoal.v1.Request
-	(*Reply)(nil),                 // 2: shoal.v1.Reply
-	(*Sender)(nil),                // 3: shoal.v1.Sender
-	(*Hello)(nil),                 // 4: shoal.v1.Hello
-	(*Fetch)(nil),                 // 5: shoal.v1.Fetch
-	(*Loading)(nil),               // 6: shoal.v1.Loading
-	(*Value)(nil),                 // 7: shoal.v1.Value
-	(*NotFound)(nil),              // 8: shoal.v1.NotFound
-	(*Failed)(nil),                // 9: shoal.v1.Failed
-	(*Refused)(nil),               // 10: shoal.v1.Refused
-	(*GroupcacheGetResponse)(nil), // 11: shoal.v1.GroupcacheGetResponse
+	(Write_Op)(0),                 // 0: shoal.v1.Write.Op
+	(Refused_Reason)(0),           // 1: shoal.v1.Refused.Reason
+	(*Request)(nil),               // 2: shoal.v1.Request
+	(*Reply)(nil),                 // 3: shoal.v1.Reply
+	(*Sender)(nil),                // 4: shoal.v1.Sender
+	(*Generation)(nil),            // 5: shoal.v1.Generation
+	(*Hello)(nil),                 // 6: shoal.v1.Hello
+	(*Group)(nil),                 // 7: shoal.v1.Group
+	(*Fetch)(nil),                 // 8: shoal.v1.Fetch
+	(*FetchMany)(nil),             // 9: shoal.v1.FetchMany
+	(*Loading)(nil),               // 10: shoal.v1.Loading
+	(*Value)(nil),                 // 11: shoal.v1.Value
+	(*Same)(nil),                  // 12: shoal.v1.Same
+	(*NotFound)(nil),              // 13: shoal.v1.NotFound
+	(*NotCached)(nil),             // 14: shoal.v1.NotCached
+	(*Failed)(nil),                // 15: shoal.v1.Failed
+	(*Items)(nil),                 // 16: shoal.v1.Items
+	(*Item)(nil),                  // 17: shoal.v1.Item
+	(*Write)(nil),                 // 18: shoal.v1.Write
+	(*Change)(nil),                // 19: shoal.v1.Change
+	(*Written)(nil),               // 20: shoal.v1.Written
+	(*Result)(nil),                // 21: shoal.v1.Result
+	(*Peer)(nil),                  // 22: shoal.v1.Peer
+	(*Holder)(nil),                // 23: shoal.v1.Holder
+	(*Drop)(nil),                  // 24: shoal.v1.Drop
+	(*Dropping)(nil),              // 25: shoal.v1.Dropping
+	(*Dropped)(nil),               // 26: shoal.v1.Dropped
+	(*Holders)(nil),               // 27: shoal.v1.Holders
+	(*Purge)(nil),                 // 28: shoal.v1.Purge
+	(*Purged)(nil),                // 29: shoal.v1.Purged
+	(*Refused)(nil),               // 30: shoal.v1.Refused
+	(*GroupcacheGetResponse)(nil), // 31: shoal.v1.GroupcacheGetResponse
 }
 var file_shoal_proto_depIdxs = []int32{
-	3,  // 0: shoal.v1.Request.sender:type_name -> shoal.v1.Sender
-	4,  // 1: shoal.v1.Request.hello:type_name -> shoal.v1.Hello
-	5,  // 2: shoal.v1.Request.fetch:type_name -> shoal.v1.Fetch
-	3,  // 3: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
-	4,  // 4: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
-	6,  // 5: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
-	7,  // 6: shoal.v1.Reply.value:type_name -> shoal.v1.Value
-	8,  // 7: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
-	9,  // 8: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
-	10, // 9: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
-	0,  // 10: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	4,  // 0: shoal.v1.Request.sender:type_name -> shoal.v1.Sender
+	5,  // 1: shoal.v1.Request.generation:type_name -> shoal.v1.Generation
+	6,  // 2: shoal.v1.Request.hello:type_name -> shoal.v1.Hello
+	8,  // 3: shoal.v1.Request.fetch:type_name -> shoal.v1.Fetch
+	9,  // 4: shoal.v1.Request.fetch_many:type_name -> shoal.v1.FetchMany
+	18, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
+	24, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
+	28, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
+	4,  // 8: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
+	5,  // 9: shoal.v1.Reply.generation:type_name -> shoal.v1.Generation
+	6,  // 10: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
+	10, // 11: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
+	11, // 12: shoal.v1.Reply.value:type_name -> shoal.v1.Value
+	12, // 13: shoal.v1.Reply.same:type_name -> shoal.v1.Same
+	13, // 14: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
+	14, // 15: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
+	15, // 16: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
+	30, // 17: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
+	16, // 18: shoal.v1.Reply.items:type_name -> shoal.v1.Items
+	20, // 19: shoal.v1.Reply.written:type_name -> shoal.v1.Written
+	26, // 20: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
+	29, // 21: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
+	7,  // 22: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
+	5,  // 23: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
+	17, // 24: shoal.v1.Items.items:type_name -> shoal.v1.Item
+	11, // 25: shoal.v1.Item.value:type_name -> shoal.v1.Value
+	13, // 26: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
+	15, // 27: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
+	30, // 28: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
+	0,  // 29: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
+	19, // 30: shoal.v1.Write.changes:type_name -> shoal.v1.Change
+	21, // 31: shoal.v1.Written.results:type_name -> shoal.v1.Result
+	22, // 32: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
+	23, // 33: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
+	15, // 34: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
+	30, // 35: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	25, // 36: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	27, // 37: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	23, // 38: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	1,  // 39: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
@@ -970,23 +2546,39 @@ func file_shoal_proto_init() {
 	file_shoal_proto_msgTypes[0].OneofWrappers = []any{
 		(*Request_Hello)(nil),
 		(*Request_Fetch)(nil),
+		(*Request_FetchMany)(nil),
+		(*Request_Write)(nil),
+		(*Request_Drop)(nil),
+		(*Request_Purge)(nil),
 	}
 	file_shoal_proto_msgTypes[1].OneofWrappers = []any{
 		(*Reply_Hello)(nil),
 		(*Reply_Loading)(nil),
 		(*Reply_Value)(nil),
+		(*Reply_Same)(nil),
 		(*Reply_NotFound)(nil),
+		(*Reply_NotCached)(nil),
 		(*Reply_Failed)(nil),
 		(*Reply_Refused)(nil),
+		(*Reply_Items)(nil),
+		(*Reply_Written)(nil),
+		(*Reply_Dropped)(nil),
+		(*Reply_Purged)(nil),
 	}
-	file_shoal_proto_msgTypes[10].OneofWrappers = []any{}
+	file_shoal_proto_msgTypes[15].OneofWrappers = []any{
+		(*Item_Value)(nil),
+		(*Item_NotFound)(nil),
+		(*Item_Failed)(nil),
+		(*Item_Refused)(nil),
+	}
+	file_shoal_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_proto_rawDesc), len(file_shoal_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   11,
+			NumEnums:      2,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,41 @@
+package shoal
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// A clock is a Cache's time: durations since it was made, which no step of the wall clock can move, and the versions of
+// what is stored, which never go back.
+//
+// A version is the time of day in its upper 48 bits, in units of 2^16 ns, or one more than the highest that has been
+// seen, in any message; and in the lower 16 the process, so that no two give the same. (A hybrid logical clock, after
+// Kulkarni et al., "Logical Physical Clocks", 2014.) Versions say in which order an owner took writes. Between processes
+// they decide only what a late message may drop in a group that has no getter.
+type clock struct {
+	epoch time.Time
+	mark  uint64        // of this process, 16 bits
+	last  atomic.Uint64 // the highest time given or seen
+}
+
+func (c *clock) now() time.Duration { return time.Since(c.epoch) }
+
+// version returns one that is higher than all that have been given or seen.
+func (c *clock) version() uint64 {
+	for {
+		last := c.last.Load()
+		next := max(uint64(time.Now().UnixNano())>>16, last+1)
+		if c.last.CompareAndSwap(last, next) {
+			return next<<16 | c.mark
+		}
+	}
+}
+
+// saw takes note of the clock of another process. A time of day centuries away is none, and is not followed.
+func (c *clock) saw(t uint64) {
+	for last := c.last.Load(); t > last && t < 1<<47; last = c.last.Load() {
+		if c.last.CompareAndSwap(last, t) {
+			return
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package shoal
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// outcome is what has come of one key of many.
+type outcome struct {
+	found
+	err error
+}
+
+// atOnce is how many keys of a GetMany are loaded one by one at the same time.
+const atOnce = 32
+
+// many is get for many keys: what memory does not have is loaded here, or asked of its owners, one exchange with each,
+// all at once.
+func (g *group) many(ctx context.Context, keys []string) map[string]outcome {
+	var (
+		mu     sync.Mutex // guards all
+		all    = make(map[string]outcome, len(keys))
+		mine   []string
+		theirs = make(map[*peer][]string)
+	)
+	v := g.cache.peers.view.Load()
+	for _, key := range keys {
+		if _, again := all[key]; again {
+			continue
+		}
+		all[key] = outcome{}
+		if e, due, ok := g.main.get(key); ok {
+			all[key] = outcome{found: g.hit(key, e, due)}
+		} else if f, ok := g.held(key, want{}); ok {
+			all[key] = outcome{f, f.err}
+		} else if err := g.cache.checkKey(key); err != nil {
+			all[key] = outcome{err: fmt.Errorf("get from group %q: %w", g.name, err)}
+		} else if owner, _ := v.owner(key); owner != nil {
+			theirs[owner] = append(theirs[owner], key)
+			continue
+		} else {
+			mine = append(mine, key)
+			continue
+		}
+		if err := all[key].err; err != nil {
+			g.counts.missed(all[key].found, err)
+		}
+	}
+	got := func(key string, f found, err error) {
+		g.counts.missed(f, err)
+		mu.Lock()
+		defer mu.Unlock()
+		all[key] = outcome{f, err}
+	}
+	var wg sync.WaitGroup
+	for owner, keys := range theirs {
+		wg.Go(func() { g.fetchMany(ctx, owner, keys, got) })
+	}
+	g.loadManyHere(ctx, mine, got)
+	wg.Wait()
+	return all
+}
+
+// fetchMany asks owner for keys, and calls got for each, one at a time. For those that owner says nothing of, it does
+// what find does.
+func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got func(key string, f found, err error)) {
+	// Keys that do not fit into one message are asked for in several.
+	for now := range parts(g.cache, keys, func(key string) int { return len(key) }) {
+		answered := make([]bool, len(now))
+		var elsewhere []string
+		g.counts.fetches.Add(1)
+		err := g.cache.fetchMany(ctx, owner, g, now, func(i int, f found, err error) {
+			if answered[i] {
+				return
+			}
+			answered[i] = true
+			if g.fallsBack(err) {
+				elsewhere = append(elsewhere, now[i]) // the views differ
+				return
+			}
+			got(now[i], f, err)
+		})
+		var left []string
+		for i, key := range now {
+			if answered[i] {
+				continue
+			} else if ctx.Err() != nil {
+				got(key, found{}, ctx.Err())
+			} else if !g.fallsBack(err) {
+				got(key, found{}, err)
+			} else {
+				left = append(left, key)
+			}
+		}
+		g.loadManyHere(ctx, left, got)
+		each(elsewhere, func(key string) {
+			f, err := g.find(ctx, key, want{})
+			got(key, f, err)
+		})
+	}
+}
+
+// loadManyHere is loadHere for many keys.
+func (g *group) loadManyHere(ctx context.Context, keys []string, got func(key string, f found, err error)) {
+	if g.getter == nil {
+		for _, key := range keys {
+			f, err := g.loadHere(ctx, key, want{})
+			got(key, f, err)
+		}
+		return
+	}
+	g.loadMany(ctx, keys, got)
+}
+
+// answerMany answers a peer that takes this process for the owner of keys: first with what memory has.
+func (g *group) answerMany(ctx context.Context, keys []string, loading func(), got func(i int, f found, err error)) {
+	g.counts.requests.Add(int64(len(keys)))
+	v := g.cache.peers.view.Load()
+	left := make(map[string]int)
+	var load []string
+	for i, key := range keys {
+		if f, ok := g.serve(key, question{callers: 1}); ok {
+			got(i, f, f.err)
+		} else if owner, mine := v.owner(key); !mine {
+			got(i, found{}, &notOwner{owner})
+		} else if _, again := left[key]; !again {
+			left[key] = i
+			load = append(load, key)
+		}
+	}
+	if len(load) > 0 {
+		loading()
+		g.loadMany(ctx, load, func(key string, f found, err error) { got(left[key], f, err) })
+	}
+}
+
+// loadMany is load for many keys, each named once: with one call of the batch getter for those that are not being loaded
+// yet, or key by key, some at a time. It may call got from several goroutines, but not at once.
+func (g *group) loadMany(ctx context.Context, keys []string, got func(key string, f found, err error)) {
+	if len(keys) == 0 {
+		return
+	}
+	if g.batch == nil {
+		var mu sync.Mutex // got is called by one at a time
+		each(keys, func(key string) {
+			f, err := g.load(ctx, key, want{})
+			mu.Lock()
+			defer mu.Unlock()
+			got(key, f, err)
+		})
+		return
+	}
+	for i, r := range g.loads.DoMany(ctx, keys, g.loadTimeout, g.flyMany) {
+		f, err := g.landed(ctx, keys[i], r.Value, r.Err)
+		got(keys[i], f, err)
+	}
+}
+
+// flyMany is fly for the flights of a batch.
+func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
+	var left []*loadFlight
+	var keys []string
+	for _, f := range flights {
+		if result, ok := g.here(f.Key()); ok {
+			f.End(result, result.err)
+			continue
+		}
+		left = append(left, f)
+		keys = append(keys, f.Key())
+	}
+	if len(left) == 0 {
+		return
+	}
+	done, err := g.turn(ctx, left...)
+	if err != nil {
+		for _, f := range left {
+			f.End(found{}, err)
+		}
+		return
+	}
+	defer done()
+	began := g.cache.clock.now()
+	g.counts.loads.Add(int64(len(keys)))
+	g.counts.batches.Add(1)
+	for i, l := range g.run(func() []loaded { return g.batch(ctx, keys) }) {
+		left[i].End(g.settle(left[i], began, l))
+	}
+}
+
+// each calls do for all keys, for no more than atOnce at the same time.
+func each(keys []string, do func(key string)) {
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, atOnce)
+	for _, key := range keys {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			do(key)
+		})
+	}
+	wg.Wait()
+}

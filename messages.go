@@ -1,0 +1,489 @@
+package shoal
+
+// messages.go: what processes say to each other, in the order of shoal.proto: first the questions of the one side, then
+// the answers of the other.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// hello asks the process at addr who it is.
+func (c *Cache) hello(ctx context.Context, addr string) (met *peer, err error) {
+	req := &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: c.introduction()}}
+	err = c.exchange(ctx, addr, req, 0, func(reply *shoalpb.Reply) (bool, error) {
+		h := reply.GetHello()
+		if h == nil || !validWeight(h.Weight) {
+			return false, unexpected(reply)
+		}
+		c.meet(h.GetGroups())
+		met = &peer{
+			Peer:        Peer{ID: string(reply.GetSender().GetId()), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
+			incarnation: reply.GetSender().GetIncarnation(),
+		}
+		return false, nil
+	})
+	return met, err
+}
+
+// tell sends p a message about group g, and gives answer what comes back, but refusals, which are errors.
+func (c *Cache) tell(ctx context.Context, p *peer, g *group, req *shoalpb.Request, longestLoad time.Duration, answer func(*shoalpb.Reply) (more bool, err error)) error {
+	p.counts.exchanges.Add(1)
+	req.Group, req.Generation = []byte(g.name), g.generation.message()
+	err := c.exchange(ctx, p.Addr, req, longestLoad, func(reply *shoalpb.Reply) (bool, error) {
+		if was := reply.GetSender().GetIncarnation(); was != p.incarnation && p.incarnation != 0 {
+			c.peers.noticed(sighting{id: p.ID, incarnation: was}) // somebody else is there now
+		}
+		if r := reply.GetRefused(); r != nil {
+			return false, refusal(r)
+		}
+		g.meet(reply.GetGeneration())
+		return answer(reply)
+	})
+	if err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
+		p.counts.failed(err)
+	}
+	return err
+}
+
+// parts cuts all into parts that fit into a message each, given how many bytes each of them takes.
+func parts[T any](c *Cache, all []T, size func(T) int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		for len(all) > 0 {
+			n, sum := 0, int64(0)
+			for n < len(all) && (n == 0 || sum+int64(size(all[n])) < c.opts.MaxBodyBytes/4) {
+				sum += int64(size(all[n])) + 64 // what goes with it
+				n++
+			}
+			if !yield(all[:n:n]) {
+				return
+			}
+			all = all[n:]
+		}
+	}
+}
+
+// fetch asks p for the value of key. Its error is that of ctx, ErrNotCached, a *PeerError, or a *PeerError that wraps
+// *notOwner. That there is no value is no error, but in what is found. The question names the version of before, a copy
+// whose lease has ended, if q does.
+func (c *Cache) fetch(ctx context.Context, p *peer, g *group, key string, q question, before entry) (f found, err error) {
+	sent := c.clock.now()
+	var failed error
+	err = c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{
+		Key: []byte(key), Callers: uint32(min(q.callers, 1<<30)), Lease: q.lease, Have: q.have,
+		MaxAge: int64(q.maxAge), Fresh: q.fresh, CachedOnly: q.cachedOnly,
+	}}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
+		if same := reply.GetSame(); same != nil && q.have != 0 {
+			f = found{entry: before, fetched: true}
+			f.times(sent, same.Ttl, same.Age)
+			f.stale, f.lease = same.Stale, time.Duration(same.Lease)
+			return false, nil
+		}
+		if reply.GetNotCached() != nil {
+			failed = ErrNotCached
+			return false, nil
+		}
+		var err error
+		if f, failed, err = said(reply, sent); err != nil {
+			return false, err
+		}
+		return false, nil
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return found{}, ctx.Err()
+	case err != nil:
+		return found{}, &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("key %.80q of group %q: %w", key, g.name, err)}
+	case failed != nil && failed != ErrNotCached:
+		return found{}, &PeerError{Peer: p.Peer, Op: "load", Err: fmt.Errorf("key %.80q of group %q: %w", key, g.name, failed)}
+	}
+	return f, failed
+}
+
+// fetchMany asks p for the values of keys, and calls got for those it answers, by their indexes, one at a time. Its
+// error is why it does not answer the others.
+func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string, got func(i int, f found, err error)) error {
+	sent := c.clock.now()
+	many := &shoalpb.FetchMany{Keys: make([][]byte, len(keys))}
+	for i, key := range keys {
+		many.Keys[i] = []byte(key)
+	}
+	answered, left := make([]bool, len(keys)), len(keys)
+	err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_FetchMany{FetchMany: many}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
+		items := reply.GetItems().GetItems()
+		if len(items) == 0 {
+			return false, unexpected(reply)
+		}
+		for _, item := range items {
+			if int(item.Index) >= len(keys) || answered[item.Index] {
+				return false, fmt.Errorf("its answer to key %d of %d is not the first", item.Index, len(keys))
+			}
+			answered[item.Index] = true
+			left--
+			f, failed, err := said(item, sent)
+			op := "get"
+			if failed != nil {
+				op, err = "load", failed
+			} else if r := item.GetRefused(); r != nil {
+				err = refusal(r)
+			} else if err == nil {
+				err = f.err
+			}
+			if err != nil && f.err == nil {
+				err = &PeerError{Peer: p.Peer, Op: op, Err: fmt.Errorf("key %.80q of group %q: %w", keys[item.Index], g.name, err)}
+			}
+			got(int(item.Index), f, err)
+		}
+		return left > 0, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		err = &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("%d keys of group %q: %w", left, g.name, err)}
+	}
+	return err
+}
+
+// said returns what the owner of a key, asked at that time, has found; or why its getter failed. Its error is that of an
+// answer that is neither.
+func said(a interface {
+	GetValue() *shoalpb.Value
+	GetNotFound() *shoalpb.NotFound
+	GetFailed() *shoalpb.Failed
+}, sent time.Duration) (f found, failed, err error) {
+	f.fetched = true
+	if v := a.GetValue(); v != nil {
+		f.value, f.version = NewByteView(v.Value), v.Version
+		f.times(sent, v.Ttl, v.Age)
+		f.stale, f.loaded, f.lease = v.Stale, v.Loaded, time.Duration(v.Lease)
+	} else if n := a.GetNotFound(); n != nil {
+		f.err, f.lease = ErrNotFound, time.Duration(n.Lease)
+		f.times(sent, 0, 0)
+	} else if x := a.GetFailed(); x != nil {
+		failed = failure(x)
+	} else {
+		err = fmt.Errorf("its answer, %T, is none to this question", a)
+	}
+	return f, failed, err
+}
+
+// times sets the times of what a peer has sent, as if it had been as old and had as long to live when it was asked for.
+func (e *entry) times(sent time.Duration, ttl, age int64) {
+	e.born = sent - time.Duration(max(age, 0))
+	if ttl > 0 {
+		e.fresh = sent + min(time.Duration(ttl), math.MaxInt64-sent)
+	}
+}
+
+// write sends those changes whose indexes are given to their owner, p, and returns what has come of them.
+func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_Op, changes []change, indexes []int) ([]accepted, error) {
+	w := &shoalpb.Write{Op: op, Changes: make([]*shoalpb.Change, len(indexes))}
+	for j, i := range indexes {
+		ch := changes[i]
+		w.Changes[j] = &shoalpb.Change{Key: []byte(ch.key), Value: ch.value, Ttl: int64(ch.ttl), Delta: ch.delta}
+	}
+	var done []accepted
+	err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Write{Write: w}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
+		answer := reply.GetWritten()
+		if answer == nil || len(answer.Results) != len(indexes) {
+			return false, unexpected(reply)
+		}
+		var known []*peer
+		for _, k := range answer.Peers {
+			known = append(known, c.peers.named(k.Id, k.Addr))
+		}
+		for _, r := range answer.Results {
+			d := accepted{version: r.Version, acceptor: p, sum: r.Sum, holders: c.holders(r.Holders), all: r.All}
+			if d.all {
+				d.known = known
+			}
+			if r.Failed != nil {
+				d = accepted{err: &getterFailed{failure(r.Failed)}}
+			} else if r.Refused != nil {
+				d = accepted{err: refusal(r.Refused)}
+			}
+			done = append(done, d)
+		}
+		return false, nil
+	})
+	return done, err
+}
+
+// A dropping is a key to drop, after a write of that version which that process has taken; 0 if none has.
+type dropping struct {
+	key      string
+	version  uint64
+	acceptor uint64
+}
+
+// drop makes p drop keys, and returns who holds each by the leave of p.
+func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) ([][]holder, error) {
+	var all [][]holder
+	for some := range parts(c, drops, func(d dropping) int { return len(d.key) }) {
+		d := &shoalpb.Drop{Keys: make([]*shoalpb.Dropping, len(some))}
+		for i, s := range some {
+			d.Keys[i] = &shoalpb.Dropping{Key: []byte(s.key), Version: s.version, Acceptor: s.acceptor}
+		}
+		err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: d}}, 0, func(reply *shoalpb.Reply) (bool, error) {
+			dropped := reply.GetDropped()
+			if dropped == nil || len(dropped.Keys) != len(some) {
+				return false, unexpected(reply)
+			}
+			for _, k := range dropped.Keys {
+				all = append(all, c.holders(k.Holders))
+			}
+			return false, nil
+		})
+		if isNoGroup(err) {
+			all, err = append(all, make([][]holder, len(some))...), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// dropAll makes p drop whatever the group holds there.
+func (c *Cache) dropAll(ctx context.Context, p *peer, g *group) error {
+	err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: &shoalpb.Drop{All: true}}}, 0, func(reply *shoalpb.Reply) (bool, error) {
+		if reply.GetDropped() == nil {
+			return false, unexpected(reply)
+		}
+		return false, nil
+	})
+	if isNoGroup(err) {
+		return nil
+	}
+	return err
+}
+
+// purge tells p the generation of g, and reports whether p was ahead of it.
+func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, err error) {
+	err = c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Purge{Purge: &shoalpb.Purge{}}}, 0, func(reply *shoalpb.Reply) (bool, error) {
+		purged := reply.GetPurged()
+		if purged == nil {
+			return false, unexpected(reply)
+		}
+		ahead = purged.Behind
+		return false, nil
+	})
+	if isNoGroup(err) {
+		return false, nil
+	}
+	return ahead, err
+}
+
+// isNoGroup reports whether a peer has refused since it does not have the group, and so holds nothing of it.
+func isNoGroup(err error) bool {
+	r, ok := errors.AsType[*refusedError](err)
+	return ok && r.reason == shoalpb.Refused_NO_GROUP
+}
+
+// named returns the peer of that ID: as this process knows it, or else as another does.
+func (p *peers) named(id, addr []byte) *peer {
+	v := p.view.Load()
+	if i, ok := v.find(string(id)); ok {
+		return v.members[i]
+	}
+	return &peer{Peer: Peer{ID: string(id), Addr: string(addr)}, counts: new(peerCounts)}
+}
+
+// holders are those that another process has named.
+func (c *Cache) holders(named []*shoalpb.Holder) []holder {
+	now := c.clock.now()
+	var all []holder
+	for _, h := range named {
+		all = append(all, holder{c.peers.named(h.Id, h.Addr), now + min(max(time.Duration(h.Remaining), 0), 2*maxLease)})
+	}
+	return all
+}
+
+// fetch answers with the value of a key.
+func (a *answering) fetch(ctx context.Context, from *shoalpb.Sender, f *shoalpb.Fetch) {
+	key := NewByteView(f.Key).String()
+	if err := a.c.checkKey(key); err != nil {
+		a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
+		return
+	}
+	q := question{
+		want:    want{maxAge: max(time.Duration(f.MaxAge), 0), fresh: f.Fresh, cachedOnly: f.CachedOnly},
+		from:    a.c.peers.sender(from),
+		callers: int64(max(f.Callers, 1)),
+		lease:   f.Lease,
+		have:    f.Have,
+	}
+	result, err := a.group.answer(ctx, key, q, a.loading)
+	if err != nil && ctx.Err() != nil {
+		return // nobody is there any more
+	}
+	other, isOther := err.(*notOwner) // not one that a getter has come across and wrapped
+	switch {
+	case isOther:
+		a.refuseWith(http.StatusMisdirectedRequest, other.message())
+	case err == ErrNotCached:
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}})
+	case errors.Is(err, ErrNotFound):
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: notFound(result)}})
+	case err != nil:
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Failed{Failed: failed(err)}})
+	case q.have != 0 && result.version == q.have && !result.loaded:
+		v := a.value(result)
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Same{Same: &shoalpb.Same{
+			Ttl: v.Ttl, Age: v.Age, Stale: v.Stale, Lease: v.Lease,
+		}}})
+	default:
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: a.value(result)}})
+	}
+}
+
+// value says what was found.
+func (a *answering) value(f found) *shoalpb.Value {
+	now := a.c.clock.now()
+	v := &shoalpb.Value{
+		Value: f.value.bytes(), Loaded: f.loaded, Version: f.version,
+		Age: int64(now - f.born), Stale: f.stale, Lease: int64(f.lease),
+	}
+	if f.fresh != 0 {
+		v.Ttl = int64(max(f.fresh-now, 1))
+	}
+	return v
+}
+
+func notFound(f found) *shoalpb.NotFound { return &shoalpb.NotFound{Lease: int64(f.lease)} }
+
+// message says whose the key is.
+func (e *notOwner) message() *shoalpb.Refused {
+	r := &shoalpb.Refused{Reason: shoalpb.Refused_NOT_OWNER, Text: []byte(e.Error())}
+	if e.owner != nil {
+		r.OwnerId, r.OwnerAddr = []byte(e.owner.ID), []byte(e.owner.Addr)
+	}
+	return r
+}
+
+// loading says that something is loaded before the answer comes, and how long that may take.
+func (a *answering) loading(longest time.Duration) {
+	if a.announced {
+		return
+	}
+	a.announced = true
+	a.patient()
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: int64(longest)}}})
+}
+
+// itemsBytes is about how many bytes of answers to a FetchMany are sent at once.
+const itemsBytes = 64 << 10
+
+// fetchMany answers with the values of many keys, as they are found.
+func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
+	keys := make([]string, len(f.Keys))
+	for i, key := range f.Keys {
+		keys[i] = NewByteView(key).String()
+		if err := a.c.checkKey(keys[i]); err != nil {
+			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
+			return
+		}
+	}
+	var items shoalpb.Items
+	var size int
+	flush := func() {
+		if len(items.Items) > 0 {
+			a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Items{Items: &items}})
+		}
+		items, size = shoalpb.Items{}, 0
+	}
+	a.group.answerMany(ctx, keys, func() { // loading
+		flush()
+		a.loading(a.group.loadTimeout)
+	}, func(i int, found found, err error) {
+		item := &shoalpb.Item{Index: uint32(i)}
+		other, isOther := err.(*notOwner)
+		switch {
+		case isOther:
+			item.Answer = &shoalpb.Item_Refused{Refused: other.message()}
+		case errors.Is(err, ErrNotFound):
+			item.Answer = &shoalpb.Item_NotFound{NotFound: notFound(found)}
+		case err != nil:
+			item.Answer = &shoalpb.Item_Failed{Failed: failed(err)}
+		default:
+			item.Answer = &shoalpb.Item_Value{Value: a.value(found)}
+		}
+		items.Items = append(items.Items, item)
+		if size += found.value.Len() + 64; size >= itemsBytes {
+			flush()
+		}
+	})
+	flush()
+}
+
+// write does what others want changed of keys that this process owns.
+func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
+	if w.Op < shoalpb.Write_SET || w.Op > shoalpb.Write_ADD {
+		a.refuse(http.StatusBadRequest, shoalpb.Refused_UNKNOWN, "a Write of an operation that this version does not know")
+		return
+	}
+	if w.Op == shoalpb.Write_ADD && a.group.add == nil {
+		a.refuse(http.StatusBadRequest, shoalpb.Refused_OPERATION, "%v", errNoCounter)
+		return
+	}
+	for _, ch := range w.Changes {
+		err := a.c.checkKey(NewByteView(ch.Key).String())
+		if most := a.c.opts.MaxValueBytes; err == nil && int64(len(ch.Value)) > most {
+			err = fmt.Errorf("a value of %d bytes is longer than MaxValueBytes, %d", len(ch.Value), most)
+		}
+		if err != nil {
+			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
+			return
+		}
+	}
+	answer := &shoalpb.Written{Results: make([]*shoalpb.Result, len(w.Changes))}
+	for i, ch := range w.Changes {
+		done := a.group.accept(ctx, w.Op, change{
+			key: NewByteView(ch.Key).String(), value: ch.Value, ttl: time.Duration(ch.Ttl), delta: ch.Delta,
+		}, a.loading)
+		r := &shoalpb.Result{Version: done.version, Sum: done.sum, All: done.all, Holders: a.c.holdersMessage(done.holders)}
+		if other, ok := done.err.(*notOwner); ok {
+			r.Refused = other.message()
+			a.c.refused[shoalpb.Refused_NOT_OWNER].Add(1)
+		} else if done.err != nil {
+			r.Failed = failed(done.err)
+		}
+		if done.all && answer.Peers == nil {
+			for _, p := range done.known {
+				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
+			}
+		}
+		answer.Results[i] = r
+	}
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Written{Written: answer}})
+}
+
+func (c *Cache) holdersMessage(holders []holder) []*shoalpb.Holder {
+	now := c.clock.now()
+	var all []*shoalpb.Holder
+	for _, h := range holders {
+		all = append(all, &shoalpb.Holder{Id: []byte(h.ID), Addr: []byte(h.Addr), Remaining: int64(h.until - now)})
+	}
+	return all
+}
+
+// drop drops what a write elsewhere has made old.
+func (a *answering) drop(d *shoalpb.Drop) {
+	answer := new(shoalpb.Dropped)
+	if d.All {
+		a.group.empty()
+	}
+	for _, k := range d.Keys {
+		key := NewByteView(k.Key).String()
+		a.group.counts.drops.Add(1)
+		a.group.drop(key, k.Version, k.Acceptor == a.c.peers.incarnation)
+		holders := a.group.leases.of(key, a.c.clock.now())
+		answer.Keys = append(answer.Keys, &shoalpb.Holders{Holders: a.c.holdersMessage(holders)})
+	}
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Dropped{Dropped: answer}})
+}

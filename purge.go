@@ -1,0 +1,118 @@
+package shoal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// A generation counts the purges of a group. It travels on every message that names the group; a process that hears of
+// a higher one purges before it goes on. So what was purged cannot come back from a process that had not heard of it.
+//
+// Two purges must not pass for one: the number comes with the incarnation of the process that purged. Where equal
+// numbers of different processes meet, both sides purge, and both go on to the same next number by both.
+type generation struct {
+	mu     sync.Mutex // guards what follows, and is held while the group is emptied
+	number uint64
+	by     uint64
+}
+
+func (g *generation) message() *shoalpb.Generation {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return &shoalpb.Generation{Number: g.number, By: g.by}
+}
+
+// meet takes note of the generation in which another process sees the group, and reports whether it was a later one, so
+// that the group has been emptied.
+func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
+	number, by := theirs.GetNumber(), theirs.GetBy()
+	mine := &g.generation
+	mine.mu.Lock()
+	defer mine.mu.Unlock()
+	switch {
+	case number > 1<<62: // nobody has purged as often: it is not true, and there must be one above
+		return false
+	case number > mine.number:
+		mine.number, mine.by = number, by
+	case number == mine.number && by != mine.by:
+		mine.number, mine.by = number+1, by^mine.by
+	default:
+		return false
+	}
+	g.empty()
+	return true
+}
+
+// empty drops whatever the group holds here, and makes sure that nothing which is under way is stored.
+func (g *group) empty() {
+	for _, key := range g.fetches.Keys() {
+		g.fetches.Forget(key)
+	}
+	for _, key := range g.loads.Keys() {
+		g.loads.Forget(key)
+	}
+	g.copies.clear()
+	g.main.clear()
+	g.absent.clear()
+	g.counts.emptied.Add(1)
+}
+
+// goOn begins a new generation, above all that this process has heard of.
+func (g *group) goOn() {
+	g.generation.mu.Lock()
+	defer g.generation.mu.Unlock()
+	g.generation.number++
+	g.generation.by = g.cache.peers.incarnation
+	g.empty()
+}
+
+// purge empties the group here and at all peers. If ctx ends, it goes on without the caller.
+func (g *group) purge(ctx context.Context) error {
+	g.counts.purges.Add(1)
+	g.goOn()
+	if len(g.cache.peers.others()) == 0 {
+		return nil
+	}
+	var err error
+	over := g.cache.carryOut(func() { err = g.purgeAll(context.Background()) })
+	select {
+	case <-over:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("purge of group %q goes on, but is not waited for: %w", g.name, ctx.Err())
+	}
+}
+
+// purgeAll tells everybody of the generation that this process has begun, and of one above it as long as somebody was
+// ahead, who might take another purge for this one.
+func (g *group) purgeAll(ctx context.Context) error {
+	for {
+		var (
+			mu     sync.Mutex // guards what follows
+			behind bool
+			errs   []error
+			wg     sync.WaitGroup
+		)
+		for _, p := range g.cache.peers.others() {
+			wg.Go(func() {
+				ahead, err := g.cache.purge(ctx, p, g)
+				mu.Lock()
+				defer mu.Unlock()
+				behind = behind || ahead
+				if err != nil {
+					g.cache.hints.keepPurge(g, p)
+					errs = append(errs, &PeerError{Peer: p.Peer, Op: "purge", Err: fmt.Errorf("group %q: %w", g.name, err)})
+				}
+			})
+		}
+		wg.Wait()
+		if !behind {
+			return errors.Join(errs...)
+		}
+		g.goOn()
+	}
+}

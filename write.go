@@ -1,0 +1,431 @@
+package shoal
+
+// write.go: what a write is. The originator drops what it holds itself, and sends the write to the owner, which forgets
+// the load that may be under way, orders the write by a version, and says who must be told: those who hold leases, or,
+// while it cannot be sure who holds what, everybody. The originator tells them, and when each has answered, or its lease
+// has run out, the write has happened: nobody holds an older value, and nothing that is under way will store one.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// A change is what is to be done to one key.
+type change struct {
+	key   string
+	value []byte        // to set
+	ttl   time.Duration // … 0: for ever; negative: it is not kept
+	delta int64         // to add
+}
+
+// accepted is what has come of a change at its owner.
+type accepted struct {
+	version  uint64
+	acceptor *peer    // who took it; nil: this process, or nobody
+	sum      int64    // of an add
+	holders  []holder // who may hold an older value
+	all      bool     // everybody may
+	known    []*peer  // … whom the owner knows
+	err      error    // why it was not done
+}
+
+func (g *group) set(ctx context.Context, key string, data []byte, ttl time.Duration) error {
+	g.counts.sets.Add(1)
+	if most := g.cache.opts.MaxValueBytes; int64(len(data)) > most {
+		// What there is of key is old all the same.
+		_, err := g.change(ctx, shoalpb.Write_REMOVE, []change{{key: key}})
+		return errors.Join(fmt.Errorf("set %.80q in group %q: the value of %d bytes is longer than MaxValueBytes, %d", key, g.name, len(data), most), err)
+	}
+	_, err := g.change(ctx, shoalpb.Write_SET, []change{{key: key, value: data, ttl: ttl}})
+	return err
+}
+
+func (g *group) remove(ctx context.Context, keys []string) error {
+	g.counts.removes.Add(int64(len(keys)))
+	changes := make([]change, 0, len(keys))
+	named := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		if !named[key] {
+			named[key] = true
+			changes = append(changes, change{key: key})
+		}
+	}
+	_, err := g.change(ctx, shoalpb.Write_REMOVE, changes)
+	return err
+}
+
+func (g *group) addTo(ctx context.Context, key string, delta int64) (int64, error) {
+	g.counts.adds.Add(1)
+	done, err := g.change(ctx, shoalpb.Write_ADD, []change{{key: key, delta: delta}})
+	if err != nil {
+		return 0, err
+	}
+	return done[0].sum, nil
+}
+
+// change carries out changes of one kind, of different keys. If ctx ends, it goes on without the caller.
+func (g *group) change(ctx context.Context, op shoalpb.Write_Op, changes []change) ([]accepted, error) {
+	for _, c := range changes {
+		if err := g.cache.checkKey(c.key); err != nil {
+			return nil, fmt.Errorf("%s in group %q: %w", opName(op), g.name, err)
+		}
+	}
+	w := &writing{g: g, op: op, changes: changes, done: make([]accepted, len(changes))}
+	w.here(ctx)
+	if len(w.elsewhere) == 0 && !w.mustTell() {
+		return w.done, errors.Join(w.errs...)
+	}
+	over := g.cache.carryOut(func() {
+		w.there(context.Background())
+		w.tell(context.Background())
+	})
+	select {
+	case <-over:
+		return w.done, errors.Join(w.errs...)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s in group %q goes on, but is not waited for: %w", opName(op), g.name, ctx.Err())
+	}
+}
+
+func opName(op shoalpb.Write_Op) string {
+	switch op {
+	case shoalpb.Write_SET:
+		return "set"
+	case shoalpb.Write_REMOVE:
+		return "remove"
+	default:
+		return "add"
+	}
+}
+
+// writing is a write under way, at its originator.
+type writing struct {
+	g         *group
+	op        shoalpb.Write_Op
+	changes   []change
+	done      []accepted       // in the order of changes
+	elsewhere map[*peer][]int // by owner, indexes of changes
+	errs      []error
+}
+
+// here does what can be done in this process: it drops copies, and changes what this process owns.
+func (w *writing) here(ctx context.Context) {
+	v := w.g.cache.peers.view.Load()
+	w.elsewhere = make(map[*peer][]int)
+	for i, c := range w.changes {
+		owner, mine := v.owner(c.key)
+		if mine {
+			w.done[i] = w.g.accept(ctx, w.op, c, func(time.Duration) {})
+			if other, ok := w.done[i].err.(*notOwner); ok {
+				owner = other.owner // since just now
+			} else if err := w.done[i].err; err != nil {
+				w.errs = append(w.errs, fmt.Errorf("%s %.80q in group %q: %w", opName(w.op), c.key, w.g.name, err))
+			}
+		} else {
+			w.g.drop(c.key, w.g.cache.clock.version(), false)
+		}
+		if owner != nil {
+			w.elsewhere[owner] = append(w.elsewhere[owner], i)
+		} else if !mine {
+			w.fail(i, nil, errNoOwner)
+		}
+	}
+}
+
+// fail takes note that the change of index i did not reach its owner.
+func (w *writing) fail(i int, owner *peer, err error) {
+	w.done[i] = accepted{version: w.g.cache.clock.version(), all: true, err: err}
+	e := &PeerError{Op: opName(w.op), Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
+	if owner != nil {
+		e.Peer = owner.Peer
+		if _, ok := errors.AsType[*notOwner](err); !ok {
+			w.done[i].acceptor = owner // which is told later
+			w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
+		}
+	}
+	w.errs = append(w.errs, e)
+}
+
+// there sends changes to their owners. An owner that says whose a key is, is believed once.
+func (w *writing) there(ctx context.Context) {
+	for turn := range 2 {
+		var (
+			mu   sync.Mutex // guards next, and fail
+			next = make(map[*peer][]int)
+			wg   sync.WaitGroup
+		)
+		for owner, all := range w.elsewhere {
+			size := func(i int) int { return len(w.changes[i].key) + len(w.changes[i].value) }
+			for some := range parts(w.g.cache, all, size) {
+				wg.Go(func() {
+					done, err := w.g.cache.write(ctx, owner, w.g, w.op, w.changes, some)
+					mu.Lock()
+					defer mu.Unlock()
+					for j, i := range some {
+						err := err
+						if err == nil {
+							w.done[i] = done[j]
+							err = done[j].err
+						}
+						if other, ok := errors.AsType[*notOwner](err); ok && turn == 0 && other.owner != nil {
+							if other := w.g.cache.peers.known(other.owner); other != nil {
+								next[other] = append(next[other], i)
+								continue
+							}
+						}
+						if f, ok := errors.AsType[*getterFailed](err); ok {
+							w.errs = append(w.errs, &PeerError{Peer: owner.Peer, Op: "load", Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, f.err)})
+						} else if err != nil {
+							w.fail(i, owner, err)
+						}
+					}
+				})
+			}
+		}
+		wg.Wait()
+		w.elsewhere = next
+	}
+}
+
+// mustTell reports whether somebody must be told of changes that this process has taken.
+func (w *writing) mustTell() bool {
+	for _, d := range w.done {
+		if len(d.holders) > 0 || d.all && len(d.known) > 0 {
+			return true
+		}
+		if d.all && d.err != nil { // nobody has taken it, and everybody is told
+			return true
+		}
+	}
+	return false
+}
+
+// A duty is one key that one peer has to be told of.
+type duty struct {
+	must  bool          // it is a member, and may hold more than a copy
+	until time.Duration // a mere holder's lease
+}
+
+// round is whom to tell what next: by peer's ID, by index of the change.
+type round map[string]*told
+
+type told struct {
+	*peer
+	keys map[int]duty
+}
+
+func (r round) add(p *peer, i int, d duty) {
+	t := r[p.ID]
+	if t == nil {
+		t = &told{p, make(map[int]duty)}
+		r[p.ID] = t
+	}
+	old := t.keys[i]
+	t.keys[i] = duty{old.must || d.must, max(old.until, d.until)}
+}
+
+// tell makes everybody drop what they may hold of what was written. Whoever is told names those that hold something by
+// its own leave, and they are told too, again if they were told before.
+func (w *writing) tell(ctx context.Context) {
+	c := w.g.cache
+	self, everybody := c.peers.self.ID, c.peers.others()
+	next := make(round)
+	for i, d := range w.done {
+		for _, h := range d.holders {
+			if h.ID != self {
+				next.add(h.peer, i, duty{until: h.until})
+			}
+		}
+		if d.all {
+			for _, p := range slices.Concat(d.known, everybody) {
+				if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) {
+					next.add(p, i, duty{must: true})
+				}
+			}
+		}
+	}
+	type naming struct {
+		by, holder string
+		i          int
+	}
+	named := make(map[naming]bool)
+	unreached := make(map[string]*PeerError)
+	var leases time.Duration // when the last lease of those that do not answer has run out
+	for len(next) > 0 {
+		now := next
+		next = make(round)
+		var mu sync.Mutex // guards what answers change
+		var wg sync.WaitGroup
+		for _, t := range now {
+			wg.Go(func() {
+				keys := slices.Collect(maps.Keys(t.keys))
+				drops := make([]dropping, len(keys))
+				for j, i := range keys {
+					drops[j] = dropping{w.changes[i].key, w.done[i].version, w.acceptor(i)}
+				}
+				holders, err := c.drop(ctx, t.peer, w.g, drops)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					for j, i := range keys {
+						for _, h := range holders[j] {
+							n := naming{t.ID, h.ID, i}
+							if h.ID != self && !named[n] {
+								named[n] = true
+								next.add(h.peer, i, duty{until: h.until})
+							}
+						}
+					}
+					return
+				}
+				for i, d := range t.keys {
+					leases = max(leases, d.until)
+					if !d.must {
+						continue
+					}
+					c.hints.keep(w.g, t.peer, w.changes[i].key, w.done[i].version)
+					if unreached[t.ID] == nil {
+						e := &PeerError{Peer: t.Peer, Op: opName(w.op), Err: fmt.Errorf("drop key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
+						unreached[t.ID] = e
+						w.errs = append(w.errs, e)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if wait := leases - c.clock.now(); wait > 0 {
+		w.g.counts.leaseWaits.Add(1)
+		sleep(ctx, wait)
+	}
+	for i, change := range w.changes { // for the fetches that were answered meanwhile
+		w.g.drop(change.key, w.done[i].version, w.acceptor(i) == w.g.cache.peers.incarnation)
+	}
+}
+
+// acceptor returns the incarnation of the process that has taken the change of index i, or 0.
+func (w *writing) acceptor(i int) uint64 {
+	switch d := w.done[i]; {
+	case d.err != nil:
+		return 0
+	case d.acceptor != nil:
+		return d.acceptor.incarnation
+	default:
+		return w.g.cache.peers.incarnation
+	}
+}
+
+// drop makes sure that nothing older than the write of key of that version is served here, nor stored by what is under
+// way. Where this process has taken that write itself, that means copies only.
+func (g *group) drop(key string, version uint64, own bool) {
+	g.fetches.Overtake(key, func() { g.copies.remove(key, 0) })
+	if own {
+		return
+	}
+	if g.getter != nil {
+		version = 0 // it can be loaded again
+	}
+	g.loads.Overtake(key, func() {
+		g.main.remove(key, version)
+		g.absent.remove(key, 0)
+	})
+}
+
+// accept does what a write asks of the owner. It calls loading before it waits for a load, which only an add does.
+func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loading func(longest time.Duration)) accepted {
+	v := g.cache.peers.view.Load()
+	if owner, mine := v.owner(c.key); !mine {
+		return accepted{err: &notOwner{owner}}
+	}
+	g.counts.writes.Add(1)
+	g.drop(c.key, 0, true)
+	var e entry
+	var cost, sum int64
+	if op == shoalpb.Write_ADD {
+		var err error
+		if e, sum, err = g.increase(ctx, c.key, c.delta, loading); err != nil {
+			return accepted{err: err}
+		}
+	} else {
+		if op == shoalpb.Write_REMOVE {
+			c.ttl = -1
+		}
+		data := trimmed(c.value)
+		e = g.aged(entry{born: g.cache.clock.now()}, c.ttl)
+		g.loads.Overtake(c.key, func() { e, cost = g.keep(g.main, c.key, data, e, c.ttl) })
+		g.main.shrink(cost)
+	}
+	if now := g.cache.peers.view.Load(); now != v {
+		if owner, mine := now.owner(c.key); !mine { // the swap may have missed what was just stored
+			g.drop(c.key, 0, false)
+			return accepted{err: &notOwner{owner}}
+		}
+		v = now
+	}
+	w := accepted{version: e.version, sum: sum, holders: g.leases.of(c.key, g.cache.clock.now())}
+	if w.all = g.cache.peers.tellAll(c.key); w.all {
+		w.known = g.cache.peers.others()
+	}
+	return w
+}
+
+// increase adds delta to the counter at key, which it loads first if it is not held.
+func (g *group) increase(ctx context.Context, key string, delta int64, loading func(longest time.Duration)) (entry, int64, error) {
+	if g.add == nil {
+		return entry{}, 0, errNoCounter
+	}
+	for {
+		e, ok := g.main.peek(key)
+		before := e.version
+		if !ok || e.isStale(g.cache.clock.now()) {
+			if g.getter != nil {
+				loading(g.loadTimeout)
+			}
+			f, err := g.load(ctx, key, want{})
+			switch {
+			case errors.Is(err, ErrNotFound):
+				zero := g.zero(key)
+				if zero.err != nil {
+					return entry{}, 0, zero.err
+				}
+				e = g.aged(entry{value: NewByteView(zero.data), born: g.cache.clock.now()}, zero.ttl)
+			case err != nil:
+				return entry{}, 0, &getterFailed{err}
+			case f.failed != nil:
+				return entry{}, 0, &getterFailed{f.failed}
+			case f.kept:
+				continue
+			default:
+				e = f.entry
+			}
+		}
+		data, sum, err := g.add(e.value.bytes(), delta)
+		if err != nil {
+			return entry{}, 0, fmt.Errorf("%.80q in group %q: %w", key, g.name, err)
+		}
+		var cost int64
+		g.loads.Overtake(key, func() { // which would bring back what was before
+			g.absent.remove(key, 0)
+			e, cost, ok = g.main.replace(key, before, trimmed(data), e)
+		})
+		g.main.shrink(cost)
+		if ok {
+			return e, sum, nil
+		}
+	}
+}
+
+var errNoCounter = errors.New("the group's values are no counters: V is neither ~int nor ~int64")
+
+// getterFailed is the error of an add whose counter could not be loaded.
+type getterFailed struct{ err error }
+
+func (e *getterFailed) Error() string { return e.err.Error() }
+func (e *getterFailed) Unwrap() error { return e.err }
