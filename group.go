@@ -34,12 +34,12 @@ type Group[V any] struct {
 // [context.DeadlineExceeded]; a key or value that is too large, or cannot be encoded or decoded, one that says so. What
 // is in memory is returned even if ctx has ended. Get is a Getter itself.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
-	f, err := g.group.get(ctx, key, want{})
+	value, err := g.group.value(ctx, key)
 	if err != nil {
 		var zero V
 		return zero, err
 	}
-	return g.decode(key, f.value)
+	return g.decode(key, value)
 }
 
 // GetOptions are the conditions of [Group.GetEntry].
@@ -248,17 +248,35 @@ type found struct {
 	loaded  bool          // a getter ran for it
 	fetched bool          // it is another process's
 	kept    bool          // it is in memory
+	over    bool          // … it is not, since something was written after its load had begun
 	failed  error         // what came of the load that was to replace it
 	lease   time.Duration // how long the peer that asks may serve it without asking again
 }
 
-// get answers a caller of this process.
+// value answers a caller of this process who wants no more than the value.
+func (g *group) value(ctx context.Context, key string) (ByteView, error) {
+	if e, due := g.main.get(key); e != nil {
+		if due {
+			g.loadAnew(key)
+		}
+		return e.value, nil
+	}
+	f, err := g.getElse(ctx, key, want{})
+	return f.value, err
+}
+
+// get answers a caller of this process who wants to know more.
 func (g *group) get(ctx context.Context, key string, w want) (found, error) {
 	if w == (want{}) {
-		if e, due, ok := g.main.get(key); ok {
+		if e, due := g.main.get(key); e != nil {
 			return g.hit(key, e, due), nil
 		}
 	}
+	return g.getElse(ctx, key, w)
+}
+
+// getElse gets what main does not have, or what was not looked for there since it must meet conditions.
+func (g *group) getElse(ctx context.Context, key string, w want) (found, error) {
 	f, ok := g.held(key, w)
 	if !ok {
 		var err error
@@ -272,46 +290,47 @@ func (g *group) get(ctx context.Context, key string, w want) (found, error) {
 	return f, f.err
 }
 
-// hit makes the result of what main has.
-func (g *group) hit(key string, e entry, due bool) found {
-	f := found{entry: e, kept: true}
-	if e.fresh != 0 {
-		f.stale = e.isStale(g.cache.clock.now())
-	}
+// hit makes the result of what memory has of a key of this process.
+func (g *group) hit(key string, e *entry, due bool) found {
 	if due {
-		g.counts.reloads.Add(1)
-		go g.load(context.Background(), key, want{anew: true})
+		g.loadAnew(key)
 	}
-	return f
+	return found{entry: *e, stale: e.isStale(g.cache.clock.now()), kept: true}
 }
 
-// held looks at what memory has of key beside what get has looked at.
+// loadAnew loads key in the background, to replace what there is.
+func (g *group) loadAnew(key string) {
+	g.counts.reloads.Add(1)
+	go g.load(context.Background(), key, want{anew: true})
+}
+
+// held looks at what memory has of key, but for main if there are no conditions: that has been looked at.
 func (g *group) held(key string, w want) (found, bool) {
 	if w.fresh {
 		return found{}, false
 	}
 	now := g.cache.clock.now()
-	look := func(s *store) (entry, bool, bool) {
+	look := func(s *store) (*entry, bool) {
 		if s.used.Load() == 0 {
-			return entry{}, false, false
+			return nil, false
 		}
 		if w != (want{}) {
-			if e, ok := s.peek(key); !ok || !w.takes(&e, now, now) {
-				return entry{}, false, false
+			if e := s.peek(key); e == nil || !w.takes(e, now, now) {
+				return nil, false
 			}
 		}
 		return s.get(key)
 	}
 	if w != (want{}) {
-		if e, due, ok := look(g.main); ok {
+		if e, due := look(g.main); e != nil {
 			return g.hit(key, e, due), true
 		}
 	}
-	if e, _, ok := look(g.absent); ok {
-		return found{entry: e, kept: true}, true
+	if e, _ := look(g.absent); e != nil {
+		return found{entry: *e, kept: true}, true
 	}
-	if e, _, ok := look(g.copies); ok {
-		return found{entry: e, stale: e.late}, true
+	if e, _ := look(g.copies); e != nil {
+		return found{entry: *e, stale: e.late}, true
 	}
 	return found{}, false
 }
@@ -381,7 +400,7 @@ func (g *group) answer(ctx context.Context, key string, q question, loading func
 	loading(g.loadTimeout)
 	f, err := g.load(ctx, key, q.want)
 	if lease > 0 && f.kept {
-		if e, ok := g.peek(key); ok && e.version == f.version { // else it has been written to since
+		if e := g.peek(key); e != nil && e.version == f.version { // else it has been written to since
 			f.lease = g.leaseOf(f, lease)
 		}
 	}
@@ -395,23 +414,23 @@ func (g *group) serve(key string, q question) (found, bool) {
 	}
 	if q.maxAge > 0 {
 		now := g.cache.clock.now()
-		if e, ok := g.peek(key); !ok || !q.takes(&e, now, now) {
+		if e := g.peek(key); e == nil || !q.takes(e, now, now) {
 			return found{}, false
 		}
 	}
-	if e, due, ok := g.main.serve(key, q.callers); ok {
+	if e, due := g.main.serve(key, q.callers); e != nil {
 		return g.hit(key, e, due), true
 	}
-	if e, _, ok := g.absent.serve(key, q.callers); ok {
-		return found{entry: e, kept: true}, true
+	if e, _ := g.absent.serve(key, q.callers); e != nil {
+		return found{entry: *e, kept: true}, true
 	}
 	return found{}, false
 }
 
-// peek returns what there is of key, and leaves no trace.
-func (g *group) peek(key string) (entry, bool) {
-	if e, ok := g.main.peek(key); ok {
-		return e, ok
+// peek returns what there is of key, or nil, and leaves no trace.
+func (g *group) peek(key string) *entry {
+	if e := g.main.peek(key); e != nil {
+		return e
 	}
 	return g.absent.peek(key)
 }
@@ -433,8 +452,8 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 	if owner == nil {
 		return found{}, errNoOwner // there was one when these callers began to gather
 	}
-	before, ok := g.copies.peek(key)
-	if q.lease = q.lease && flight != nil; ok && q.lease {
+	before := g.copies.peek(key)
+	if q.lease && before != nil {
 		q.have = before.version
 		q.callers += g.recentCalls(key, before)
 	}
@@ -446,7 +465,7 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 		if other := g.cache.peers.known(other.owner); other != nil {
 			g.counts.fetches.Add(1)
 			q.lease, q.have = false, 0
-			f, err = g.cache.fetch(ctx, other, g, key, q, entry{})
+			f, err = g.cache.fetch(ctx, other, g, key, q, nil)
 		}
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
@@ -500,11 +519,11 @@ func (g *group) load(ctx context.Context, key string, w want) (found, error) {
 
 // here returns what memory has of key, if it is not past its TTL.
 func (g *group) here(key string) (found, bool) {
-	e, ok := g.peek(key)
-	if !ok || e.isStale(g.cache.clock.now()) {
+	e := g.peek(key)
+	if e == nil || e.isStale(g.cache.clock.now()) {
 		return found{}, false
 	}
-	return found{entry: e, kept: true}, true
+	return found{entry: *e, kept: true}, true
 }
 
 // fly is a load flight's way to the getter and back.
@@ -574,7 +593,7 @@ func (g *group) settle(f *loadFlight, began time.Duration, l loaded) (found, err
 	case errors.Is(l.err, ErrNotFound):
 		ttl, into = cut(cmp.Or(g.notFoundTTL, -1), g.jitter), g.absent
 	default:
-		if e, ok := g.main.failed(f.Key()); ok {
+		if e := g.main.failed(f.Key()); e != nil {
 			return g.instead(e, l.err), nil
 		}
 		ttl, into = cut(cmp.Or(g.errorTTL, -1), g.jitter), g.absent
@@ -582,7 +601,7 @@ func (g *group) settle(f *loadFlight, began time.Duration, l loaded) (found, err
 	result := found{entry: g.aged(entry{value: NewByteView(l.data), err: l.err, born: began}, ttl), loaded: true}
 	if g.cache.peers.view.Load().owns(f.Key()) {
 		var cost int64
-		f.Commit(func() { result.entry, cost = g.keep(into, f.Key(), trimmed(l.data), result.entry, ttl) })
+		result.over = !f.Commit(func() { result.entry, cost = g.keep(into, f.Key(), trimmed(l.data), result.entry, ttl) })
 		result.kept = cost > 0
 		g.main.shrink(cost)
 	}
@@ -637,7 +656,7 @@ func (g *group) landed(ctx context.Context, key string, f found, err error) (fou
 	if f.err != nil {
 		return f, err // the getter returned it
 	}
-	if e, ok := g.main.failed(key); ok {
+	if e := g.main.failed(key); e != nil {
 		return g.instead(e, err), nil
 	}
 	if late && g.errorTTL > 0 && g.cache.peers.view.Load().owns(key) {
@@ -648,8 +667,8 @@ func (g *group) landed(ctx context.Context, key string, f found, err error) (fou
 }
 
 // instead makes the result of a load that has failed, where there is still an older value.
-func (g *group) instead(e entry, err error) found {
-	return found{entry: e, stale: e.isStale(g.cache.clock.now()), kept: true, failed: err}
+func (g *group) instead(e *entry, err error) found {
+	return found{entry: *e, stale: e.isStale(g.cache.clock.now()), kept: true, failed: err}
 }
 
 // viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,

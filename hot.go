@@ -48,7 +48,7 @@ func (g *group) leaseOf(f found, lease time.Duration) time.Duration {
 }
 
 // recentCalls returns how many calls a second the copy of key answered before its lease ended.
-func (g *group) recentCalls(key string, copy entry) int64 {
+func (g *group) recentCalls(key string, copy *entry) int64 {
 	period := g.cache.clock.now() - (copy.fresh - g.hotLease)
 	return int64(float64(g.copies.callsOf(key)) / max(period, time.Millisecond).Seconds())
 }

@@ -30,7 +30,7 @@ func (g *group) many(ctx context.Context, keys []string) map[string]outcome {
 			continue
 		}
 		all[key] = outcome{}
-		if e, due, ok := g.main.get(key); ok {
+		if e, due := g.main.get(key); e != nil {
 			all[key] = outcome{found: g.hit(key, e, due)}
 		} else if f, ok := g.held(key, want{}); ok {
 			all[key] = outcome{f, f.err}

@@ -90,7 +90,7 @@ const none = math.MaxInt64
 
 // entryOverhead is what an entry costs besides its key and value: the item, the list and map of lru, and the place in
 // expiring. It was measured; TestMemoryMatchesMaxBytes holds it to the heap.
-const entryOverhead = 304
+const entryOverhead = 280
 
 // bytesPerShard is what there must be of the budget for each shard. Small stores have one, and evict exactly.
 const bytesPerShard = 4 << 20
@@ -113,22 +113,21 @@ func (s *store) shardOf(key string) *shard {
 	return &s.shards[maphash.String(s.seed, key)&uint64(len(s.shards)-1)]
 }
 
-// get returns the entry of key if a caller of this process may have it, counts a hit, and takes note that key is in use.
-// If due is true, the caller must see to it that the key is loaded anew in the background.
-func (s *store) get(key string) (e entry, due, ok bool) { return s.use(key, 1, false) }
+// get returns the entry of key if a caller of this process may have it, or nil, counts a hit, and takes note that key is
+// in use. If due is true, the caller must see to it that the key is loaded anew in the background. Entries are not
+// changed any more once they are stored, so they are handed out as they are.
+func (s *store) get(key string) (e *entry, due bool) { return s.use(key, 1, false) }
 
 // serve is get for a peer, and for as many calls there as it says.
-func (s *store) serve(key string, calls int64) (e entry, due, ok bool) {
-	return s.use(key, calls, true)
-}
+func (s *store) serve(key string, calls int64) (e *entry, due bool) { return s.use(key, calls, true) }
 
-func (s *store) use(key string, calls int64, peer bool) (e entry, due, ok bool) {
+func (s *store) use(key string, calls int64, peer bool) (e *entry, due bool) {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it, ok := sh.entries.Get(key)
 	if !ok {
-		return entry{}, false, false
+		return nil, false
 	}
 	it.uses += calls
 	if it.ends != 0 {
@@ -136,15 +135,15 @@ func (s *store) use(key string, calls int64, peer bool) (e entry, due, ok bool) 
 		switch stale := it.isStale(now); {
 		case it.ends <= now:
 			s.expireLocked(sh, it)
-			return entry{}, false, false
+			return nil, false
 		case !stale:
 			due = s.hotRate > 0 && now > it.fresh-(it.fresh-it.born)/10 && float64(it.uses) >= s.hotRate*(now-it.born).Seconds()
 		case now < it.fresh+s.stale:
 			due = true
+			sh.stale++
 		case it.retry <= now:
-			return entry{}, false, false // the caller is the one to load it, and to wait
-		}
-		if it.isStale(now) {
+			return nil, false // the caller is the one to load it, and to wait
+		default:
 			sh.stale++
 		}
 		if due = due && it.retry <= now && it.asked <= now; due {
@@ -159,19 +158,19 @@ func (s *store) use(key string, calls int64, peer bool) (e entry, due, ok bool) 
 	}
 	it.tick = s.tick.Load()
 	sh.note()
-	return it.entry, due, true
+	return &it.entry, due
 }
 
-// peek returns the entry of key, past its TTL or not, and leaves no trace.
-func (s *store) peek(key string) (entry, bool) {
+// peek returns the entry of key, past its TTL or not, or nil, and leaves no trace.
+func (s *store) peek(key string) *entry {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	it, ok := sh.entries.Peek(key)
 	if !ok || it.ends != 0 && it.ends <= s.clock.now() {
-		return entry{}, false
+		return nil
 	}
-	return it.entry, true
+	return &it.entry
 }
 
 // callsOf returns how many calls the entry of key has answered.
@@ -186,25 +185,22 @@ func (s *store) callsOf(key string) int64 {
 }
 
 // failed takes note that the entry of key could not be loaded anew, and returns it if it may be served until the next
-// try.
-func (s *store) failed(key string) (entry, bool) {
+// try, or nil.
+func (s *store) failed(key string) *entry {
 	sh := s.shardOf(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	it, ok := sh.entries.Peek(key)
-	if !ok {
-		return entry{}, false
-	}
 	now := s.clock.now()
-	if it.ends != 0 && it.ends <= now {
-		return entry{}, false
+	it, ok := sh.entries.Peek(key)
+	if !ok || it.ends != 0 && it.ends <= now {
+		return nil
 	}
 	if it.retry <= now { // else all who waited for that load say so
 		wait := min(firstReload<<min(it.fails, 16), lastReload)
 		it.fails++
 		it.retry, it.asked = now+wait-rand.N(wait/2), 0
 	}
-	return it.entry, true
+	return &it.entry
 }
 
 // A load that failed to replace an entry is tried again after firstReload, then twice that, and so on up to lastReload,

@@ -39,8 +39,17 @@ func (s testStore) set(key string, value []byte, ttl time.Duration) entry {
 }
 
 func (s testStore) get(key string) (entry, bool) {
-	e, _, ok := s.store.get(key)
-	return e, ok
+	if e, _ := s.store.get(key); e != nil {
+		return *e, true
+	}
+	return entry{}, false
+}
+
+func (s testStore) peek(key string) (entry, bool) {
+	if e := s.store.peek(key); e != nil {
+		return *e, true
+	}
+	return entry{}, false
 }
 
 func (s testStore) remaining(e entry) time.Duration { return e.remaining(s.clock.now()) }

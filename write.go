@@ -110,7 +110,7 @@ type writing struct {
 	g         *group
 	op        shoalpb.Write_Op
 	changes   []change
-	done      []accepted       // in the order of changes
+	done      []accepted      // in the order of changes
 	elsewhere map[*peer][]int // by owner, indexes of changes
 	errs      []error
 }
@@ -221,6 +221,19 @@ type told struct {
 	keys map[int]duty
 }
 
+// patience returns a context that ends when nothing depends on t's answer any more: with its last lease, if it has no
+// more than leases.
+func (t *told) patience(ctx context.Context, now time.Duration) (context.Context, context.CancelFunc) {
+	var last time.Duration
+	for _, d := range t.keys {
+		if d.must {
+			return ctx, func() {}
+		}
+		last = max(last, d.until)
+	}
+	return context.WithTimeout(ctx, last-now)
+}
+
 func (r round) add(p *peer, i int, d duty) {
 	t := r[p.ID]
 	if t == nil {
@@ -270,6 +283,8 @@ func (w *writing) tell(ctx context.Context) {
 				for j, i := range keys {
 					drops[j] = dropping{w.changes[i].key, w.done[i].version, w.acceptor(i)}
 				}
+				ctx, cancel := t.patience(ctx, c.clock.now())
+				defer cancel()
 				holders, err := c.drop(ctx, t.peer, w.g, drops)
 				mu.Lock()
 				defer mu.Unlock()
@@ -382,20 +397,27 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		return entry{}, 0, errNoCounter
 	}
 	for {
-		e, ok := g.main.peek(key)
-		before := e.version
-		if !ok || e.isStale(g.cache.clock.now()) {
+		var before uint64 // version of what is to be replaced; 0: there is nothing
+		var start entry
+		now := g.cache.clock.now()
+		held := g.main.peek(key)
+		if held != nil {
+			before, start = held.version, *held
+		}
+		if held == nil || held.isStale(now) {
 			if g.getter != nil {
 				loading(g.loadTimeout)
 			}
 			f, err := g.load(ctx, key, want{})
 			switch {
+			case f.over:
+				continue // what was loaded may be older than what was written
 			case errors.Is(err, ErrNotFound):
 				zero := g.zero(key)
 				if zero.err != nil {
 					return entry{}, 0, zero.err
 				}
-				e = g.aged(entry{value: NewByteView(zero.data), born: g.cache.clock.now()}, zero.ttl)
+				start = g.aged(entry{value: NewByteView(zero.data), born: now}, zero.ttl)
 			case err != nil:
 				return entry{}, 0, &getterFailed{err}
 			case f.failed != nil:
@@ -403,17 +425,19 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 			case f.kept:
 				continue
 			default:
-				e = f.entry
+				start = f.entry
 			}
 		}
-		data, sum, err := g.add(e.value.bytes(), delta)
+		data, sum, err := g.add(start.value.bytes(), delta)
 		if err != nil {
 			return entry{}, 0, fmt.Errorf("%.80q in group %q: %w", key, g.name, err)
 		}
+		var e entry
 		var cost int64
-		g.loads.Overtake(key, func() { // which would bring back what was before
+		var ok bool
+		g.loads.Overtake(key, func() { // loads would bring back what was before
 			g.absent.remove(key, 0)
-			e, cost, ok = g.main.replace(key, before, trimmed(data), e)
+			e, cost, ok = g.main.replace(key, before, trimmed(data), start)
 		})
 		g.main.shrink(cost)
 		if ok {

@@ -1,0 +1,770 @@
+package shoal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shoalcache/shoal"
+)
+
+// A source is what a fleet loads from. It may be changed, and takes as long as it is told.
+type source struct {
+	mu     sync.Mutex
+	values map[string]string
+	wait   time.Duration // between reading and returning
+	err    error
+}
+
+func (s *source) get(ctx context.Context, key string) (string, error) {
+	s.mu.Lock()
+	v, ok := s.values[key]
+	wait, err := s.wait, s.err
+	s.mu.Unlock()
+	if wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	if err == nil && !ok {
+		err = shoal.ErrNotFound
+	}
+	return v, err
+}
+
+func (s *source) set(key, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values == nil {
+		s.values = make(map[string]string)
+	}
+	s.values[key] = value
+}
+
+func (s *source) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+func (s *source) slow(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wait = d
+}
+
+// calm waits until writes are told to holders of leases only: until nobody is new, and all know that they agree.
+func (f *fleet[V]) calm(t *testing.T) {
+	t.Helper()
+	time.Sleep(61 * time.Second)
+	for _, g := range f.groups {
+		for i := range f.groups {
+			if err := g.Remove(t.Context(), ownedBy(f.Cluster, i, 1000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	time.Sleep(6 * time.Second)
+}
+
+// heat makes key hot at cache i, which then holds a copy.
+func (f *fleet[V]) heat(t *testing.T, i int, key string) {
+	t.Helper()
+	before := f.groups[i].Stats().HotHits
+	for range 100 {
+		if _, err := f.groups[i].Get(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.groups[i].Stats().HotHits == before {
+		t.Fatalf("cache %d has no copy of %q", i, key)
+	}
+}
+
+// want checks what cache i says is the value of key.
+func want(t *testing.T, f *fleet[string], i int, key, value string) {
+	t.Helper()
+	if v, err := f.groups[i].Get(t.Context(), key); v != value || err != nil {
+		t.Errorf("cache %d: Get(%q) = %q, %v, want %q", i, key, v, err, value)
+	}
+}
+
+func wantEverywhere(t *testing.T, f *fleet[string], key, value string) {
+	t.Helper()
+	for i := range f.groups {
+		want(t, f, i, key, value)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// peersOf returns the addresses of the peers that err says have failed at op.
+func peersOf(err error, op string) (addrs []string) {
+	var walk func(error)
+	walk = func(err error) {
+		switch e := err.(type) {
+		case *shoal.PeerError:
+			if e.Op == op {
+				addrs = append(addrs, e.Peer.Addr)
+			}
+		case interface{ Unwrap() []error }:
+			for _, err := range e.Unwrap() {
+				walk(err)
+			}
+		case interface{ Unwrap() error }:
+			walk(e.Unwrap())
+		}
+	}
+	walk(err)
+	slices.Sort(addrs)
+	return addrs
+}
+
+func TestSetIsSeenByAllPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		for n := range 30 {
+			key := fmt.Sprint("key ", n%10)
+			must(t, f.groups[n%3].Set(t.Context(), key, fmt.Sprint("value ", n)))
+			wantEverywhere(t, f, key, fmt.Sprint("value ", n))
+		}
+		if err := f.groups[0].Remove(t.Context(), "key 1", "key 2", "key 1"); err != nil {
+			t.Error(err)
+		}
+		for i, g := range f.groups {
+			for _, key := range []string{"key 1", "key 2"} {
+				if v, err := g.Get(t.Context(), key); !errors.Is(err, shoal.ErrNotFound) {
+					t.Errorf("cache %d: Get(%q) = %q, %v after Remove", i, key, v, err)
+				}
+			}
+			want(t, f, i, "key 3", "value 23")
+		}
+	})
+}
+
+// T1.
+func TestRemoveDuringALoadIsNotUndone(t *testing.T) {
+	for originator := range 2 {
+		t.Run([]string{"at the owner", "at another"}[originator], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				s.set("", "")
+				f := newFleet(t, 2, nil, s.get, nil)
+				key := ownedBy(f.Cluster, 0, 0)
+				s.set(key, "old")
+				s.slow(time.Second)
+				var wg sync.WaitGroup
+				for _, g := range f.groups {
+					wg.Go(func() { g.Get(t.Context(), key) })
+				}
+				time.Sleep(time.Second / 2)
+				s.set(key, "new")
+				must(t, f.groups[originator].Remove(t.Context(), key))
+				wantEverywhere(t, f, key, "new") // while the old load is under way
+				wg.Wait()
+				wantEverywhere(t, f, key, "new")
+			})
+		})
+	}
+}
+
+// T2.
+func TestSetDuringALoadIsNotOverwritten(t *testing.T) {
+	for originator := range 2 {
+		t.Run([]string{"at the owner", "at another"}[originator], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				f := newFleet(t, 2, nil, s.get, nil)
+				key := ownedBy(f.Cluster, 0, 0)
+				s.set(key, "old")
+				s.slow(time.Second)
+				var wg sync.WaitGroup
+				wg.Go(func() { f.groups[1].Get(t.Context(), key) })
+				time.Sleep(time.Second / 2)
+				must(t, f.groups[originator].Set(t.Context(), key, "new"))
+				wantEverywhere(t, f, key, "new")
+				wg.Wait()
+				wantEverywhere(t, f, key, "new")
+				f.wantLoads(t, 1)
+			})
+		})
+	}
+}
+
+// T3.
+func TestConcurrentSetsAreEachDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.Delay(1, 0, 10*time.Millisecond)
+		var wg sync.WaitGroup
+		for n := range 50 {
+			wg.Go(func() { must(t, f.groups[1].Set(t.Context(), key, fmt.Sprint("value ", n))) })
+		}
+		wg.Wait()
+		if n := f.groups[0].Stats().Writes; n != 50 {
+			t.Errorf("the owner has taken %d writes of 50", n)
+		}
+		last, err := f.groups[0].Get(t.Context(), key)
+		must(t, err)
+		must(t, f.groups[1].Set(t.Context(), key, "the last"))
+		if wantEverywhere(t, f, key, "the last"); last == "the last" || !strings.HasPrefix(last, "value ") {
+			t.Error(last)
+		}
+	})
+}
+
+// T4.
+func TestRemoveOfManyKeysReachesCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		var keys []string
+		for i := range 3 {
+			keys = append(keys, ownedBy(f.Cluster, i, 0), ownedBy(f.Cluster, i, 1))
+		}
+		for _, key := range keys {
+			s.set(key, "old")
+		}
+		f.wantGets(t, keys[0], 1)
+		f.calm(t)
+		for _, key := range keys {
+			for i := range f.groups {
+				if f.Owner(key) != i {
+					f.heat(t, i, key)
+				}
+			}
+		}
+		for _, key := range keys {
+			s.set(key, "new")
+		}
+		must(t, f.groups[0].Remove(t.Context(), keys...))
+		for _, key := range keys {
+			wantEverywhere(t, f, key, "new")
+		}
+	})
+}
+
+// T5. The owner cannot be reached, and everybody else is told all the same.
+func TestWriteWithoutItsOwnerReachesTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 4, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		for i := 1; i < 4; i++ {
+			f.heat(t, i, key)
+		}
+		f.Down(0)
+		s.set(key, "new")
+		err := f.groups[1].Set(t.Context(), key, "new")
+		if got := peersOf(err, "set"); !slices.Equal(got, []string{"http://cache-0"}) {
+			t.Errorf("%v says that %v failed", err, got)
+		}
+		for i := 1; i < 4; i++ {
+			want(t, f, i, key, "new")
+		}
+		f.Up(0)
+		time.Sleep(20 * time.Second) // more than the longest back-off
+		if s := f.groups[1].Stats(); s.HintsTold == 0 {
+			t.Errorf("%+v", s)
+		}
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// T6.
+func TestEveryPeerThatWasNotToldIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 5, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.Down(2)
+		f.Down(4)
+		for op, write := range map[string]func() error{
+			"set":    func() error { return f.groups[1].Set(t.Context(), key, "value") },
+			"remove": func() error { return f.groups[1].Remove(t.Context(), key) },
+			"purge":  func() error { return f.groups[1].Purge(t.Context()) },
+			"add": func() error {
+				_, err := shoal.Add(t.Context(), shoal.NewGroup[int](f.Cache(0), "numbers", nil, nil), key, 1)
+				return err
+			},
+		} {
+			err := write()
+			if got := peersOf(err, op); !slices.Equal(got, []string{"http://cache-2", "http://cache-4"}) {
+				t.Errorf("%s: %v", op, err)
+			}
+		}
+	})
+}
+
+// T7, T10.
+func TestWhatIsNotKeptIsNotOldEither(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, &shoal.GroupOptions[string]{MaxBytes: 1 << 20})
+		key := ownedBy(f.Cluster, 0, 0)
+		gone := func(what string) {
+			t.Helper()
+			for i, g := range f.groups {
+				if v, err := g.Get(t.Context(), key); !errors.Is(err, shoal.ErrNotFound) {
+					t.Errorf("%s: cache %d has %.10q, %v", what, i, v, err)
+				}
+			}
+		}
+		for _, g := range f.groups {
+			must(t, g.Set(t.Context(), key, "old"))
+			must(t, g.Set(t.Context(), key, strings.Repeat("new", 100_000)))
+			gone("too large")
+			must(t, g.Set(t.Context(), key, "old"))
+			must(t, g.SetWithTTL(t.Context(), key, "new", 0))
+			gone("expired when it was set")
+			must(t, g.Set(t.Context(), key, "old"))
+			if err := g.Set(t.Context(), key, strings.Repeat("n", 65<<20)); err == nil {
+				t.Error("a value longer than MaxValueBytes was taken")
+			}
+			gone("longer than MaxValueBytes")
+		}
+		f.groups[0].SetMaxBytes(0)
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		gone("nothing is kept")
+	})
+}
+
+// T8, and the second half of what can go wrong with purges: a peer that has purged asks one that has not.
+func TestPurgedValuesDoNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		wantEverywhere(t, f, key, "old")
+		f.Delay(1, 0, 400*time.Millisecond) // the owner hears of it late
+		s.set(key, "new")
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.groups[1].Purge(t.Context())) })
+		time.Sleep(100 * time.Millisecond) // cache 2 has heard of it
+		want(t, f, 2, key, "new")
+		wg.Wait()
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+func TestPurgeForgetsWhatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		s.slow(time.Second)
+		var wg sync.WaitGroup
+		for _, g := range f.groups {
+			wg.Go(func() { g.Get(t.Context(), key) })
+		}
+		time.Sleep(time.Second / 2)
+		s.set(key, "new")
+		must(t, f.groups[1].Purge(t.Context()))
+		wantEverywhere(t, f, key, "new")
+		wg.Wait()
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// T9.
+func TestWriteWithAPeerDownAndNoLoggerIsAnError(t *testing.T) {
+	c, err := shoal.New(&shoal.Options{Self: "http://127.0.0.1:1", Discovery: shoal.Static("http://127.0.0.1:1", "http://127.0.0.1:2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Shutdown(t.Context())
+	must(t, c.Ready(t.Context()))
+	g := shoal.NewGroup[string](c, "g", nil, nil)
+	must(t, g.Set(t.Context(), "key", "value")) // who has never answered is no peer
+	if v, err := g.Get(t.Context(), "key"); v != "value" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+}
+
+// T11.
+func TestSetKeepsOneCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 5, nil, nil, nil)
+		for n := range 100 {
+			must(t, f.groups[n%5].Set(t.Context(), fmt.Sprint("key ", n), strings.Repeat("v", 1000)))
+		}
+		var entries, bytes int64
+		for _, g := range f.groups {
+			s := g.Stats()
+			entries += s.Entries + s.HotEntries
+			bytes += s.Bytes
+		}
+		if entries != 100 || bytes > 100*1400 {
+			t.Errorf("%d entries and %d bytes in all", entries, bytes)
+		}
+	})
+}
+
+// History 1: an answer is on its way when a write returns. A Get that starts after that must not be given it.
+func TestGetDoesNotJoinAQuestionThatWasSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.calm(t)
+		want(t, f, 0, key, "old")
+		f.Delay(0, 2, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.groups[2].Get(t.Context(), key) })
+		time.Sleep(50 * time.Millisecond) // it was answered with the old value, which is on its way
+		s.set(key, "new")
+		must(t, f.groups[1].Remove(t.Context(), key))
+		want(t, f, 2, key, "new")
+		wg.Wait()
+	})
+}
+
+// History 2: an answer with a lease is on its way when the holder is told to drop the key.
+func TestCopyThatADropHasOvertakenIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		f.calm(t)
+		for range 12 { // nearly hot
+			want(t, f, 2, key, "old")
+		}
+		if f.groups[2].Stats().HotEntries == 0 {
+			t.Fatal("no copy")
+		}
+		time.Sleep(5100 * time.Millisecond) // the lease has run out, and is asked for again
+		f.heat(t, 2, key)
+		time.Sleep(5100 * time.Millisecond)
+		f.Delay(0, 2, 300*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.groups[2].Get(t.Context(), key) })
+		time.Sleep(100 * time.Millisecond)
+		s.set(key, "new")
+		f.Delay(0, 2, 0)
+		must(t, f.groups[1].Remove(t.Context(), key))
+		wg.Wait() // the old value has arrived
+		for range 3 {
+			want(t, f, 2, key, "new")
+		}
+	})
+}
+
+// History 2, the other half: the owner counts the lease from its answer, the holder must not count from when it comes.
+func TestLeaseRunsFromTheQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 200 * time.Millisecond, HotRate: 0.5})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.calm(t)
+		want(t, f, 0, key, "old")
+		f.Delay(0, 2, 190*time.Millisecond)
+		want(t, f, 2, key, "old") // 10 ms of the lease are left
+		if f.groups[2].Stats().HotEntries != 1 {
+			t.Fatal("no copy")
+		}
+		f.Delay(0, 2, 0)
+		f.Partition([]int{0, 1}, []int{2})
+		time.Sleep(15 * time.Millisecond)
+		s.set(key, "new")
+		start := time.Now()
+		must(t, f.groups[1].Set(t.Context(), key, "new")) // its lease is over by all clocks
+		f.Heal()
+		if want(t, f, 2, key, "new"); time.Since(start) > 100*time.Millisecond {
+			t.Errorf("the write took %v", time.Since(start))
+		}
+	})
+}
+
+// History 3: a load begins, the key is written, and the load ends: what it brought is not lent.
+func TestLoadThatAWriteOvertookIsNotLent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, &shoal.GroupOptions[string]{HotRate: 0.5, HotLease: 5 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		f.calm(t)
+		s.slow(time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() { want(t, f, 1, key, "old") }) // hot at once
+		time.Sleep(time.Second / 2)
+		s.set(key, "new")
+		s.slow(0)
+		// Nobody is told: the owner forgets its load itself, and has given no lease before it ends.
+		must(t, f.groups[0].Set(t.Context(), key, "new"))
+		wg.Wait()
+		want(t, f, 1, key, "new")
+	})
+}
+
+// History 4: a writer dies before it has told the holders. The next one must tell them.
+func TestHoldersAreToldThoughAnEarlierWriterWasToTellThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		f.calm(t)
+		f.heat(t, 2, key)
+		f.Delay(1, 2, time.Hour) // cache 1 can reach the owner, and not the holder
+		go f.groups[1].Set(t.Context(), key, "between")
+		time.Sleep(100 * time.Millisecond)
+		f.Down(1)
+		must(t, f.groups[0].Set(t.Context(), key, "new"))
+		want(t, f, 2, key, "new")
+		want(t, f, 0, key, "new")
+		f.Heal()
+		f.Up(1)
+		time.Sleep(10 * time.Second)
+	})
+}
+
+// A holder that cannot be told is waited for until its lease has run out, and is then no error.
+func TestWriteWaitsForTheLeaseOfAHolderThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 4 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		f.calm(t)
+		f.heat(t, 2, key)
+		f.Partition([]int{0, 1}, []int{2})
+		want(t, f, 2, key, "old")
+		s.set(key, "new")
+		start := time.Now()
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		if d := time.Since(start); d < 3*time.Second || d > 5*time.Second {
+			t.Errorf("the write took %v", d)
+		}
+		if e, err := f.groups[2].GetEntry(t.Context(), key, nil); e.Source == "memory" || e.Value != "new" {
+			t.Errorf("%+v, %v", e, err)
+		}
+	})
+}
+
+// History 17: two purges at once must not take the same number, or a peer counts the second as done.
+func TestPurgesAtOnceAreEachDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "first")
+		want(t, f, 0, key, "first")
+		f.Delay(2, 0, 300*time.Millisecond)
+		f.Delay(1, 2, 100*time.Millisecond)
+		f.Delay(2, 1, 100*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.groups[1].Purge(t.Context())) })
+		wg.Go(func() {
+			time.Sleep(50 * time.Millisecond)
+			want(t, f, 0, key, "first") // loaded after the first purge
+			s.set(key, "second")
+			must(t, f.groups[2].Purge(t.Context())) // has not heard of the first
+			wantEverywhere(t, f, key, "second")
+		})
+		wg.Wait()
+		wantEverywhere(t, f, key, "second")
+	})
+}
+
+// History 18: a late hint must not drop what was set after it, which no getter brings back.
+func TestLateHintSparesANewerSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.Partition([]int{0, 2}, []int{1})
+		if err := f.groups[1].Set(t.Context(), key, "lost"); err == nil {
+			t.Error("nil, though the owner was not reached")
+		}
+		f.groups[2].Set(t.Context(), key, "newer")
+		f.Heal()
+		time.Sleep(time.Minute)
+		if s := f.groups[1].Stats(); s.HintsTold == 0 {
+			t.Errorf("%+v", s)
+		}
+		wantEverywhere(t, f, key, "newer")
+	})
+}
+
+// History 19: two halves purge once each, and come to the same number.
+func TestHalvesThatPurgeOnceEachDropAllWhenTheyHeal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		keys := []string{ownedBy(f.Cluster, 0, 0), ownedBy(f.Cluster, 1, 0)}
+		for _, key := range keys {
+			s.set(key, "old")
+			wantEverywhere(t, f, key, "old")
+		}
+		f.Partition([]int{0}, []int{1})
+		if f.groups[0].Purge(t.Context()) == nil {
+			t.Error("nil, though the other was not reached")
+		}
+		want(t, f, 0, keys[0], "old") // each half loads its own again
+		want(t, f, 1, keys[1], "old")
+		for _, key := range keys {
+			s.set(key, "new")
+		}
+		if f.groups[1].Purge(t.Context()) == nil {
+			t.Error("nil, though the other was not reached")
+		}
+		f.Heal()
+		time.Sleep(time.Minute)
+		for _, key := range keys {
+			wantEverywhere(t, f, key, "new")
+		}
+	})
+}
+
+func TestHintsThatOverflowDropTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		var keys []string
+		for n := range 1500 {
+			keys = append(keys, ownedBy(f.Cluster, 0, n))
+		}
+		for _, key := range keys {
+			s.set(key, "old")
+			want(t, f, 0, key, "old")
+		}
+		f.Down(0)
+		for _, key := range keys {
+			s.set(key, "new")
+		}
+		if f.groups[1].Remove(t.Context(), keys...) == nil {
+			t.Error("nil, though the owner was not reached")
+		}
+		f.Up(0)
+		time.Sleep(time.Minute)
+		for _, key := range keys {
+			want(t, f, 0, key, "new")
+		}
+		if s := f.groups[1].Stats(); s.HintsLost == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestHintIsToldAsSoonAsThePeerIsHeardOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Down(0)
+		s.set(key, "new")
+		if f.groups[1].Remove(t.Context(), key) == nil {
+			t.Error("nil, though the owner was not reached")
+		}
+		time.Sleep(5 * time.Minute) // tries are far apart now
+		f.Up(0)
+		f.groups[0].Get(t.Context(), ownedBy(f.Cluster, 1, 0)) // asks the writer
+		synctest.Wait()
+		time.Sleep(time.Millisecond)
+		want(t, f, 0, key, "new")
+	})
+}
+
+func TestEndedContextEndsTheWaitAndNotTheWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		must(t, f.groups[1].Set(t.Context(), key, "old"))
+		f.Delay(1, 0, 100*time.Millisecond)
+		f.Delay(1, 2, 100*time.Millisecond)
+		for n, write := range []func(context.Context) error{
+			func(ctx context.Context) error { return f.groups[1].Set(ctx, key, "new") },
+			func(ctx context.Context) error { return f.groups[1].Remove(ctx, key) },
+			func(ctx context.Context) error { return f.groups[1].Purge(ctx) },
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			start := time.Now()
+			if err := write(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Millisecond {
+				t.Errorf("write %d: %v after %v", n, err, time.Since(start))
+			}
+			cancel()
+			time.Sleep(time.Second)
+			v, err := f.groups[0].Get(t.Context(), key)
+			if n == 0 && v != "new" || n > 0 && !errors.Is(err, shoal.ErrNotFound) {
+				t.Errorf("after write %d: %q, %v", n, v, err)
+			}
+			must(t, f.groups[0].Set(t.Context(), key, "newer"))
+		}
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := f.groups[1].Set(done, key, "latest"); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		wantEverywhere(t, f, key, "latest")
+	})
+}
+
+func TestShutdownWaitsForWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.Delay(1, 0, 100*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		f.groups[1].Set(ctx, key, "value")
+		must(t, f.Cache(1).Shutdown(t.Context()))
+		if s := f.groups[0].Stats(); s.Writes != 1 {
+			t.Errorf("%+v", s)
+		}
+		must(t, f.groups[1].Set(t.Context(), key, "as a client"))
+		want(t, f, 0, key, "as a client")
+	})
+}
+
+// When nothing moves, a write is one exchange, and one for each holder.
+func TestMessagesOfAWriteWhenAllIsCalm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 5, nil, upper, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		exchanges := func() (n int64) {
+			for i := range f.groups {
+				for _, p := range f.Cache(i).Stats().Peers {
+					n += p.Exchanges
+				}
+			}
+			return n
+		}
+		f.calm(t)
+		for _, test := range []struct {
+			by, holders int
+			want        int64
+		}{{1, 0, 1}, {0, 0, 0}, {1, 2, 3}, {0, 2, 2}} {
+			for h := range test.holders {
+				f.heat(t, 2+h, key)
+			}
+			before := exchanges()
+			must(t, f.groups[test.by].Set(t.Context(), key, "value"))
+			if n := exchanges() - before; n != test.want {
+				t.Errorf("%d holders, by cache %d: %d exchanges, want %d", test.holders, test.by, n, test.want)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
