@@ -473,8 +473,7 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 		copy.ends, copy.late = copy.fresh+maxLease, f.stale
 		var cost int64
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
-		g.copies.shrink(cost)
-		g.main.shrink(cost)
+		g.shrink(g.copies, cost)
 	}
 	if err == nil {
 		err = f.err
@@ -603,7 +602,7 @@ func (g *group) settle(f *loadFlight, began time.Duration, l loaded) (found, err
 		var cost int64
 		result.over = !f.Commit(func() { result.entry, cost = g.keep(into, f.Key(), trimmed(l.data), result.entry, ttl) })
 		result.kept = cost > 0
-		g.main.shrink(cost)
+		g.shrink(into, cost)
 	}
 	return result, l.err
 }
@@ -637,6 +636,14 @@ func (g *group) keep(into *store, key string, data []byte, e entry, ttl time.Dur
 	return into.put(key, data, e)
 }
 
+// shrink makes room after cost bytes were put into s, whose bytes are also main's.
+func (g *group) shrink(s *store, cost int64) {
+	s.shrink(cost)
+	if s != g.main {
+		g.main.shrink(cost)
+	}
+}
+
 // trimmed returns data without capacity that would be paid for and not used.
 func trimmed(data []byte) []byte {
 	if cap(data)-len(data) > len(data)/8 {
@@ -661,7 +668,7 @@ func (g *group) landed(ctx context.Context, key string, f found, err error) (fou
 	}
 	if late && g.errorTTL > 0 && g.cache.peers.view.Load().owns(key) {
 		_, cost := g.absent.put(key, nil, g.aged(entry{err: err, born: g.cache.clock.now()}, cut(g.errorTTL, g.jitter)))
-		g.main.shrink(cost)
+		g.shrink(g.absent, cost)
 	}
 	return f, err
 }

@@ -81,6 +81,7 @@ func (c *Cache) fetch(ctx context.Context, p *peer, g *group, key string, q ques
 		MaxAge: int64(q.maxAge), Fresh: q.fresh, CachedOnly: q.cachedOnly,
 	}}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
 		if same := reply.GetSame(); same != nil && before != nil {
+			g.counts.renewed.Add(1)
 			f = found{entry: *before, fetched: true}
 			f.times(sent, same.Ttl, same.Age)
 			f.stale, f.lease = same.Stale, time.Duration(same.Lease)

@@ -47,6 +47,7 @@ type GroupStats struct {
 	RequestHits int64 // … from memory
 
 	Fetches      int64 // questions to owners; several Gets may have waited for one
+	Renewed      int64 // … that the owner answered without the value, since the copy here was still right
 	Loads        int64 // keys that a getter was asked for
 	Batches      int64 // calls of GroupOptions.GetMany
 	Reloads      int64 // loads begun in the background, since a value was past its TTL or nearly
@@ -87,7 +88,7 @@ type PeerStats struct {
 // groupCounts are the counters of GroupStats that the stores do not keep.
 type groupCounts struct {
 	misses, peerHits, notFound, errors          atomic.Int64
-	requests, fetches                           atomic.Int64
+	requests, fetches, renewed                  atomic.Int64
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
 	batches, reloads                            atomic.Int64
 	sets, removes, adds, purges                 atomic.Int64
@@ -117,6 +118,7 @@ func (g *group) stats() GroupStats {
 		Errors:       c.errors.Load(),
 		Requests:     c.requests.Load(),
 		Fetches:      c.fetches.Load(),
+		Renewed:      c.renewed.Load(),
 		Loads:        c.loads.Load(),
 		Batches:      c.batches.Load(),
 		Reloads:      c.reloads.Load(),

@@ -37,14 +37,15 @@ type process struct {
 
 // startPeers starts n peers and tells them of each other. The context that it returns ends with ctx, and also when one
 // of them does.
-func startPeers(ctx context.Context, n int, database string, maxBytes int64) (*cluster, context.Context, error) {
+func startPeers(ctx context.Context, n int, database string, changes bool, maxBytes int64) (*cluster, context.Context, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &cluster{cancel: cancel}
-	if err := c.startAll(ctx, n, self, peerMode, database, strconv.FormatInt(maxBytes, 10)); err != nil {
+	args := []string{peerMode, database, strconv.FormatBool(changes), strconv.FormatInt(maxBytes, 10)}
+	if err := c.startAll(ctx, n, self, args...); err != nil {
 		c.stop()
 		return nil, nil, fmt.Errorf("starting the peers: %w", err)
 	}
@@ -152,6 +153,7 @@ func (c *cluster) stats(ctx context.Context) (sum shoal.GroupStats, err error) {
 		}
 		sum.Gets += st.Gets
 		sum.Hits += st.Hits
+		sum.HotHits += st.HotHits
 		sum.PeerHits += st.PeerHits
 		sum.Loads += st.Loads
 		sum.Errors += st.Errors

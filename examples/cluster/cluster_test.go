@@ -110,6 +110,29 @@ func TestEveryKeyIsLoadedOnce(t *testing.T) {
 	}
 }
 
+func TestNoReadIsOlderThanAnUpdate(t *testing.T) {
+	useOwnCacheDir(t)
+	t.Setenv("TMPDIR", t.TempDir())
+	trace := smallTrace(t, 2000)
+	for range 2 { // the first run's updates are nothing to the second
+		d := startDemo(t, "-json", "-writes", "0.1", "-peers", "3", "-clients", "8", "-trace", trace)
+		if err := d.end(t); err != nil {
+			t.Fatalf("%v\n%s", err, &d.stderr)
+		}
+		var got summary
+		if err := json.Unmarshal(d.stdout.Bytes(), &got); err != nil {
+			t.Fatalf("%v in %q", err, d.stdout.String())
+		}
+		if got.Requests != 2000 || got.Updates < 150 || got.Updates > 250 || got.StaleReads != 0 || got.Errors != 0 ||
+			got.Loads <= 40 || got.Direct.Errors != 0 {
+			t.Errorf("%+v", got)
+		}
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 func TestNoProcessIsLeft(t *testing.T) {
 	useOwnCacheDir(t)
 	trace := smallTrace(t, 10)

@@ -1,6 +1,7 @@
 package main
 
-// database.go: the source of truth, a SQLite file of products. It is written once and read by all peers.
+// database.go: the source of truth, a SQLite file of products. It is written once, and read by all peers; a run that
+// updates products does so in a copy of its own.
 
 import (
 	"context"
@@ -8,6 +9,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -24,39 +26,75 @@ import (
 // A Product is a row of the database, and the value of a key in the cache.
 type Product struct {
 	ID          string `json:"id"`
+	Revision    int64  `json:"revision"` // how often it has been updated
 	Name        string `json:"name"`
 	Description string `json:"description"`
 	Price       int64  `json:"price"` // in cents
 }
 
-// A database reads products.
+// A database reads and updates products.
 type database struct {
-	db   *sql.DB
-	byID *sql.Stmt
+	reader, writer *sql.DB
+	byID           *sql.Stmt
 }
 
 // openDatabase opens the file at path as one would in production, so that the cache is compared with a database at its
-// best. The file never changes: nothing is locked, and its pages are mapped into memory, which all peers share. Reading
-// them takes a processor and never waits, so more connections than processors would only get in each other's way.
-func openDatabase(path string) (*database, error) {
-	db, err := sql.Open("sqlite", dataSource(path, "mode=ro&immutable=1&_pragma=mmap_size(1073741824)"))
+// best. Its pages are mapped into memory, which all peers share, and if it never changes, nothing is locked. Reading them
+// takes a processor and never waits, so more connections than processors would only get in each other's way. Updates
+// have a connection of their own, at which they queue: those that wait for other processes' keep nobody from reading.
+func openDatabase(path string, changes bool) (*database, error) {
+	query := "mode=ro&immutable=1&_pragma=mmap_size(1073741824)"
+	if changes {
+		query = "mode=rw&_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=synchronous(normal)&_pragma=mmap_size(1073741824)"
+	}
+	source := dataSource(path, query)
+	reader, err := sql.Open("sqlite", source)
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(runtime.GOMAXPROCS(0))
-	db.SetMaxIdleConns(runtime.GOMAXPROCS(0))
-	byID, err := db.Prepare("SELECT name, description, price FROM products WHERE id = ?")
+	reader.SetMaxOpenConns(runtime.GOMAXPROCS(0))
+	reader.SetMaxIdleConns(runtime.GOMAXPROCS(0))
+	writer, err := sql.Open("sqlite", source)
 	if err != nil {
-		db.Close()
+		reader.Close()
+		return nil, err
+	}
+	writer.SetMaxOpenConns(1)
+	byID, err := reader.Prepare("SELECT revision, name, description, price FROM products WHERE id = ?")
+	if err != nil {
+		reader.Close()
+		writer.Close()
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	return &database{db, byID}, nil
+	return &database{reader, writer, byID}, nil
 }
+
+func (d *database) close() error { return errors.Join(d.reader.Close(), d.writer.Close()) }
 
 // product is the [shoal.Getter] of the cache.
 func (d *database) product(ctx context.Context, id string) (Product, error) {
+	return scanProduct(id, d.byID.QueryRowContext(ctx, id))
+}
+
+// update changes a product's price and returns the product that it has made. When it has returned, whoever reads the
+// product, in whatever process, finds that revision or a later one.
+func (d *database) update(ctx context.Context, id string) (Product, error) {
+	tx, err := d.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return Product{}, err
+	}
+	defer tx.Rollback() // does nothing after Commit
+	p, err := scanProduct(id, tx.QueryRowContext(ctx, `UPDATE products SET revision = revision + 1, price = price + 10
+		WHERE id = ? RETURNING revision, name, description, price`, id))
+	if err != nil {
+		return Product{}, err
+	}
+	return p, tx.Commit()
+}
+
+func scanProduct(id string, row *sql.Row) (Product, error) {
 	p := Product{ID: id}
-	err := d.byID.QueryRowContext(ctx, id).Scan(&p.Name, &p.Description, &p.Price)
+	err := row.Scan(&p.Revision, &p.Name, &p.Description, &p.Price)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Product{}, shoal.ErrNotFound
 	}
@@ -75,7 +113,7 @@ type item struct {
 }
 
 // schemaVersion is part of the file's name: to change the table or the texts is to count it up.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // prepareDatabase returns the path of a database of items, and fills it if it is not there yet.
 func prepareDatabase(ctx context.Context, items []item) (path string, err error) {
@@ -110,6 +148,47 @@ func prepareDatabase(ctx context.Context, items []item) (path string, err error)
 	return path, os.Rename(temp.Name(), path)
 }
 
+// copyDatabase returns the path of a copy of the database at path that peers can update, and remove, which ends it. What
+// other runs find, now and later, stays as it is. The directory is one that the system clears, should this process not
+// live to call remove.
+func copyDatabase(ctx context.Context, path string) (copied string, remove func(), err error) {
+	dir, err := os.MkdirTemp("", "shoal-cluster-*")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { os.RemoveAll(dir) }
+	copied = filepath.Join(dir, "products.db")
+	if err := copyFile(copied, path); err != nil {
+		remove()
+		return "", nil, err
+	}
+	// With a write-ahead log, which the file's header asks for from now on, updates and reads do not wait for each other.
+	db, err := sql.Open("sqlite", dataSource(copied, "mode=rw"))
+	if err == nil {
+		_, err = db.ExecContext(ctx, "PRAGMA journal_mode = wal")
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		remove()
+		return "", nil, fmt.Errorf("database %s: %w", copied, err)
+	}
+	return copied, remove, nil
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
 // dataDir returns a directory that outlasts this process: the user's cache directory if there is one.
 func dataDir() (string, error) {
 	if base, err := os.UserCacheDir(); err == nil {
@@ -135,6 +214,7 @@ func fillDatabase(ctx context.Context, path string, items []item) error {
 	defer db.Close()
 	_, err = db.ExecContext(ctx, `CREATE TABLE products (
 		id          TEXT PRIMARY KEY,
+		revision    INTEGER NOT NULL DEFAULT 0,
 		name        TEXT NOT NULL,
 		description TEXT NOT NULL,
 		price       INTEGER NOT NULL

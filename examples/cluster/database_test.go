@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/shoalcache/shoal"
@@ -22,11 +23,11 @@ func TestPrepareDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := openDatabase(path)
+	db, err := openDatabase(path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.db.Close()
+	defer db.close()
 	for _, it := range items {
 		p, err := db.product(t.Context(), it.id)
 		if err != nil {
@@ -89,10 +90,91 @@ func TestPrepareDatabaseLeavesNothingHalfDone(t *testing.T) {
 
 func TestOpenDatabaseWithout(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "none.db")
-	if _, err := openDatabase(missing); err == nil {
-		t.Error("no file: no error")
+	for _, changes := range []bool{false, true} {
+		if _, err := openDatabase(missing, changes); err == nil {
+			t.Errorf("no file, changes %v: no error", changes)
+		}
+		if _, err := os.Stat(missing); err == nil {
+			t.Errorf("changes %v: opening made a file", changes)
+		}
 	}
-	if _, err := os.Stat(missing); err == nil {
-		t.Error("opening made a file")
+}
+
+func TestUpdatesAreOrdered(t *testing.T) {
+	useOwnCacheDir(t)
+	original, err := prepareDatabase(t.Context(), []item{{id: "a"}, {id: "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, remove, err := copyDatabase(t.Context(), original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dbs []*database // as of two peers
+	for range 2 {
+		db, err := openDatabase(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dbs = append(dbs, db)
+	}
+	before, err := dbs[0].product(t.Context(), "a")
+	if err != nil || before.Revision != 0 {
+		t.Errorf("before: %+v, %v", before, err)
+	}
+
+	const updates = 200
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex // guards seen
+		seen    = make(map[int64]bool)
+	)
+	for i := range updates {
+		running.Go(func() {
+			made, err := dbs[i%2].update(t.Context(), "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if read, err := dbs[(i+1)%2].product(t.Context(), "a"); err != nil || read.Revision < made.Revision {
+				t.Errorf("after revision %d: %+v, %v", made.Revision, read, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen[made.Revision] = true
+		})
+	}
+	running.Wait()
+	after, err := dbs[1].product(t.Context(), "a")
+	if want := before.Price + 10*updates; err != nil || after.Revision != updates || after.Price != want || len(seen) != updates {
+		t.Errorf("after %d updates with %d revisions: %+v, %v", updates, len(seen), after, err)
+	}
+	if other, err := dbs[0].product(t.Context(), "b"); err != nil || other.Revision != 0 {
+		t.Errorf("another product: %+v, %v", other, err)
+	}
+	if _, err := dbs[0].update(t.Context(), "c"); !errors.Is(err, shoal.ErrNotFound) {
+		t.Errorf("no product: %v", err)
+	}
+
+	// The next run finds what this one found, and nothing else is left.
+	for _, db := range dbs {
+		if err := db.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	remove()
+	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the copy is left: %v", err)
+	}
+	db, err := openDatabase(original, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.close()
+	if p, err := db.product(t.Context(), "a"); err != nil || p != before {
+		t.Errorf("the original: %+v, %v", p, err)
+	}
+	if _, err := db.update(t.Context(), "a"); err == nil {
+		t.Error("the original was updated")
 	}
 }

@@ -2,7 +2,9 @@
 // what many users would ask for, first past the cache and then through it, and prints what came of both.
 //
 //	go run ./examples/cluster
+//	go run ./examples/cluster -writes 0.05
 //
+// With -writes, some requests are updates, and no answer may be older than an update that was acknowledged before.
 // It needs nothing else, stops by itself and leaves no process behind. The database is filled at the first start and
 // kept in the user's cache directory.
 package main
@@ -27,6 +29,7 @@ const (
 
 type options struct {
 	peers, requests, clients int
+	writes                   float64
 	trace                    string
 	keep, json               bool
 }
@@ -45,11 +48,12 @@ func main() {
 	flag.IntVar(&opts.peers, "peers", 3, "`number` of processes that share the cache")
 	flag.IntVar(&opts.requests, "requests", 0, "`number` of requests; if 0, 60,000 or the whole trace")
 	flag.IntVar(&opts.clients, "clients", 16, "`number` of requests on their way at once")
+	flag.Float64Var(&opts.writes, "writes", 0, "`share` of the requests through Shoal that are updates, from 0 to 1")
 	flag.StringVar(&opts.trace, "trace", "", "gzip `file` of requests to replay, a line each: key, or key and size in bytes")
 	flag.BoolVar(&opts.keep, "keep", false, "leave the peers running after the load, until Ctrl-C")
 	flag.BoolVar(&opts.json, "json", false, "print one JSON object in place of the table")
 	flag.Parse()
-	if flag.NArg() > 0 || opts.peers < 1 || opts.requests < 0 || opts.clients < 1 {
+	if flag.NArg() > 0 || opts.peers < 1 || opts.requests < 0 || opts.clients < 1 || !(opts.writes >= 0 && opts.writes <= 1) {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -77,9 +81,18 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
+	r := report{workload: w, peers: opts.peers, clients: opts.clients, database: database}
+	changes := opts.writes > 0
+	if changes {
+		var remove func()
+		if database, remove, err = copyDatabase(ctx, database); err != nil {
+			return fmt.Errorf("copying the database: %w", err)
+		}
+		defer remove()
+	}
 
 	// alive ends with ctx, and if a peer dies.
-	peers, alive, err := startPeers(ctx, opts.peers, database, maxBytes)
+	peers, alive, err := startPeers(ctx, opts.peers, database, changes, maxBytes)
 	if err != nil {
 		return err
 	}
@@ -90,20 +103,20 @@ func run(ctx context.Context, opts options) error {
 
 	// A client holds on to its connections, and so must the pool: as many to each peer as there are clients.
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: opts.clients, DisableCompression: true}}
-	replay := func(label, path string, requests []int) (outcome, error) {
+	replay := func(label, path string, requests []int, writes float64) (outcome, error) {
 		var done atomic.Int64
 		defer showProgress(label, &done, len(requests))()
-		return w.replay(alive, client, peers.urls(path), requests, opts.clients, &done)
+		updates := chooseUpdates(len(requests), writes)
+		return w.replay(alive, client, peers.urls(path), requests, updates, opts.clients, &done)
 	}
 	direct := w.requests[:min(len(w.requests), directRequests)]
-	if _, err := replay("warming up", "/direct/", direct[:min(len(direct), warmUpRequests)]); err != nil {
+	if _, err := replay("warming up", "/direct/", direct[:min(len(direct), warmUpRequests)], 0); err != nil {
 		return err
 	}
-	r := report{workload: w, peers: opts.peers, clients: opts.clients, database: database}
-	if r.direct, err = replay("straight to the database", "/direct/", direct); err != nil {
+	if r.direct, err = replay("straight to the database", "/direct/", direct, 0); err != nil {
 		return err
 	}
-	if r.cached, err = replay("through Shoal", "/product/", w.requests); err != nil {
+	if r.cached, err = replay("through Shoal", "/product/", w.requests, opts.writes); err != nil {
 		return err
 	}
 	if r.stats, err = peers.stats(alive); err != nil {
@@ -119,7 +132,7 @@ func run(ctx context.Context, opts options) error {
 		return err
 	}
 	if opts.keep {
-		fmt.Fprint(os.Stderr, howToQuery(peers.addrs(), w.items[0].id))
+		fmt.Fprint(os.Stderr, howToQuery(peers.addrs(), w.items[0].id, changes))
 		<-alive.Done()
 		if ctx.Err() == nil {
 			return context.Cause(alive)

@@ -21,19 +21,24 @@ import (
 	"github.com/shoalcache/shoal"
 )
 
-// peerMode is the first argument that makes a process a peer. The database and the memory for the group follow it.
+// peerMode is the first argument that makes a process a peer. The database, whether it changes, and the memory for the
+// group follow it.
 const peerMode = "peer"
 
 func runPeer(args []string) error {
 	signal.Ignore(os.Interrupt) // Ctrl-C reaches the parent too, and that decides what becomes of its peers
-	if len(args) != 2 {
+	if len(args) != 3 {
 		return errors.New("this mode is for processes that the demo starts")
 	}
-	db, err := openDatabase(args[0])
+	changes, err := strconv.ParseBool(args[1])
 	if err != nil {
 		return err
 	}
-	maxBytes, err := strconv.ParseInt(args[1], 10, 64)
+	db, err := openDatabase(args[0], changes)
+	if err != nil {
+		return err
+	}
+	maxBytes, err := strconv.ParseInt(args[2], 10, 64)
 	if err != nil {
 		return err
 	}
@@ -57,9 +62,20 @@ func runPeer(args []string) error {
 	}
 	products := shoal.NewGroup(cache, "products", db.product, &shoal.GroupOptions[Product]{MaxBytes: maxBytes})
 
+	// An update is first in the database, and then nowhere else an older product. Only when that is so does the client
+	// hear of it: no peer answers with an older one from then on.
+	update := func(ctx context.Context, id string) (Product, error) {
+		product, err := db.update(ctx, id)
+		if err != nil {
+			return Product{}, err
+		}
+		return product, products.Remove(ctx, id)
+	}
+
 	mux := http.NewServeMux()
 	mux.Handle("/_shoal/", cache)
 	mux.Handle("GET /product/{id}", serve(products.Get))
+	mux.Handle("POST /product/{id}", serve(update))
 	mux.Handle("GET /direct/{id}", serve(db.product))
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, products.Stats())
@@ -88,7 +104,8 @@ func runPeer(args []string) error {
 	return err
 }
 
-// serve answers requests for a product with what get returns for it: the group's Get and the database's have one form.
+// serve answers requests for a product with what get returns for it: the group's Get, the database's and an update have
+// one form.
 func serve(get shoal.Getter[Product]) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		product, err := get(r.Context(), r.PathValue("id"))

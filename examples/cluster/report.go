@@ -58,11 +58,14 @@ type report struct {
 
 func (r *report) unique() int { return r.workload.unique(r.cached.requests) }
 
-// failure returns an error if a request failed.
+// failure returns an error if a request failed, or an answer was stale.
 func (r *report) failure() error {
 	for _, o := range []outcome{r.direct, r.cached} {
 		if o.errors > 0 {
 			return fmt.Errorf("%d requests failed, the first with: %w", o.errors, o.firstErr)
+		}
+		if o.staleReads > 0 {
+			return fmt.Errorf("%d reads were stale, the first: %w", o.staleReads, o.firstStale)
 		}
 	}
 	return nil
@@ -76,27 +79,46 @@ func (r *report) writeTable(w io.Writer) error {
 	}
 	d, c, s := r.direct, r.cached, r.stats
 	share := func(n int64, what string) string {
-		return fmt.Sprintf("%.1f%%: %s", 100*float64(n)/float64(c.requests), what)
+		return fmt.Sprintf("%.1f%%: %s", 100*float64(n)/float64(max(len(c.reads), 1)), what)
 	}
-	shared := s.Gets - s.Hits - s.PeerHits - s.Loads - s.Errors
-	unique := r.unique()
+	here := s.Hits + s.HotHits
+	shared := s.Gets - here - s.PeerHits - s.Loads - s.Errors
+	unique, least := r.unique(), "no cache that starts empty can load less"
+	if c.updates > 0 {
+		least = "products that the requests name"
+	}
 
 	fmt.Fprintf(&b, "Requests: %s over %s, from %s to %s, all on this machine\nDatabase: %s\n\n", r.workload.name,
 		plural(len(r.workload.items), "product"), plural(r.clients, "client"), plural(r.peers, "peer"), r.database)
 	row("", "database", "Shoal", "")
 	row("requests", count(d.requests), count(c.requests), "")
-	row("hits here", "–", count(s.Hits), share(s.Hits, "in the memory of the peer that was asked"))
+	if c.updates > 0 {
+		row("updates", "–", count(c.updates), "of these; the shares below are of the others")
+	}
+	row("hits here", "–", count(here), share(here, "in the memory of the peer that was asked"))
 	row("hits at a peer", "–", count(s.PeerHits), share(s.PeerHits, "in the memory of the peer that owns the key"))
 	row("shared loads", "–", count(shared), share(shared, "waited for a load that was under way"))
 	row("database loads", count(d.requests), count(s.Loads), share(s.Loads, "read from the database"))
-	row("unique keys", count(r.workload.unique(d.requests)), count(unique), "no cache that starts empty can load less")
+	row("unique keys", count(r.workload.unique(d.requests)), count(unique), least)
 	row("failed", count(d.errors), count(c.errors), "")
+	if c.updates > 0 {
+		row("stale reads", "–", count(c.staleReads), "older than an update that was acknowledged before they began")
+	}
 	row("requests a second", count(int(d.perSecond())), count(int(c.perSecond())),
 		fmt.Sprintf("%.2f times the database's", c.perSecond()/d.perSecond()))
+	asked := "requests"
+	if c.updates > 0 {
+		asked = "reads"
+	}
 	for _, p := range []float64{0.50, 0.99} {
-		direct, cached := d.percentile(p), c.percentile(p)
+		direct, cached := d.reads.percentile(p), c.reads.percentile(p)
 		row(fmt.Sprintf("latency p%.0f", 100*p), millis(direct), millis(cached),
-			fmt.Sprintf("%.2f times; %.0f of 100 requests took no longer", float64(cached)/float64(direct), 100*p))
+			fmt.Sprintf("%.2f times; %.0f of 100 %s took no longer", float64(cached)/float64(direct), 100*p, asked))
+	}
+	if c.updates > 0 {
+		for _, p := range []float64{0.50, 0.99} {
+			row(fmt.Sprintf("updates p%.0f", 100*p), "–", millis(c.writes.percentile(p)), "until they were acknowledged")
+		}
 	}
 
 	b.WriteString("\nThe users and the peers that answer them over HTTP are the same in both columns. In the first, a peer reads each\n" +
@@ -104,7 +126,10 @@ func (r *report) writeTable(w io.Writer) error {
 	if d.requests < c.requests {
 		fmt.Fprintf(&b, "The first column stops after %s requests.\n", count(d.requests))
 	}
-	if extra := s.Loads - int64(unique); extra == 0 {
+	if extra := s.Loads - int64(unique); c.updates > 0 {
+		b.WriteString("An update is acknowledged when it is in the database and no peer holds an older product any more. Each makes the\n" +
+			"product be loaded again when it is next asked for.\n")
+	} else if extra == 0 {
 		b.WriteString("Each key was loaded once, whichever peer was asked for it.\n")
 	} else {
 		fmt.Fprintf(&b, "Loads beyond one for each key: %s.\n", count(extra))
@@ -123,6 +148,8 @@ type summary struct {
 	Loads      int64   `json:"loads"`
 	HitsLocal  int64   `json:"hits_local"`
 	HitsPeer   int64   `json:"hits_peer"`
+	Updates    int     `json:"updates"`
+	StaleReads int     `json:"stale_reads"`
 	figures            // of the requests through the cache
 	Direct     figures `json:"direct"` // of those straight to the database
 }
@@ -132,12 +159,12 @@ type figures struct {
 	Requests          int   `json:"requests"`
 	Errors            int   `json:"errors"`
 	RequestsPerSecond int64 `json:"requests_per_second"`
-	P50               int64 `json:"p50_us"`
+	P50               int64 `json:"p50_us"` // of reads
 	P99               int64 `json:"p99_us"`
 }
 
 func (o outcome) figures() figures {
-	return figures{o.requests, o.errors, int64(o.perSecond()), o.percentile(0.50).Microseconds(), o.percentile(0.99).Microseconds()}
+	return figures{o.requests, o.errors, int64(o.perSecond()), o.reads.percentile(0.50).Microseconds(), o.reads.percentile(0.99).Microseconds()}
 }
 
 func (r *report) writeJSON(w io.Writer) error {
@@ -146,28 +173,30 @@ func (r *report) writeJSON(w io.Writer) error {
 		Clients:    r.clients,
 		UniqueKeys: r.unique(),
 		Loads:      r.stats.Loads,
-		HitsLocal:  r.stats.Hits,
+		HitsLocal:  r.stats.Hits + r.stats.HotHits,
 		HitsPeer:   r.stats.PeerHits,
+		Updates:    r.cached.updates,
+		StaleReads: r.cached.staleReads,
 		figures:    r.cached.figures(),
 		Direct:     r.direct.figures(),
 	})
 }
 
 // howToQuery says what can be asked of peers that stay.
-func howToQuery(addrs []string, id string) string {
+func howToQuery(addrs []string, id string, changes bool) string {
 	var b strings.Builder
 	b.WriteString("\nThe peers stay until Ctrl-C:\n")
 	for _, addr := range addrs {
 		fmt.Fprintf(&b, "  %s\n", addr)
 	}
 	b.WriteString("Ask any of them:\n")
-	for _, request := range []struct{ path, answer string }{
-		{"/product/" + id, "a product, through the cache"},
-		{"/direct/" + id, "the same, straight from the database"},
-		{"/stats", "what this peer has counted"},
-	} {
-		fmt.Fprintf(&b, "  curl %-40s # %s\n", addrs[0]+request.path, request.answer)
+	ask := func(url, answer string) { fmt.Fprintf(&b, "  curl %-40s # %s\n", url, answer) }
+	ask(addrs[0]+"/product/"+id, "a product, through the cache")
+	ask(addrs[0]+"/direct/"+id, "the same, straight from the database")
+	if changes {
+		ask("-X POST "+addrs[0]+"/product/"+id, "an update of it")
 	}
+	ask(addrs[0]+"/stats", "what this peer has counted")
 	return b.String()
 }
 

@@ -24,7 +24,7 @@ type workload struct {
 	requests []int // indexes of items
 }
 
-// unique returns how many different products the first n requests ask for.
+// unique returns how many different products the first n requests name.
 func (w *workload) unique(n int) int {
 	seen, count := make([]bool, len(w.items)), 0
 	for _, i := range w.requests[:n] {
@@ -34,6 +34,15 @@ func (w *workload) unique(n int) int {
 		}
 	}
 	return count
+}
+
+// chooseUpdates says of each of n requests whether it is an update: so large a share of them, and the same at each start.
+func chooseUpdates(n int, share float64) []bool {
+	rng, updates := rand.New(rand.NewPCG(3, 4)), make([]bool, n)
+	for i := range updates {
+		updates[i] = rng.Float64() < share
+	}
+	return updates
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -45,6 +46,24 @@ func TestZipfWorkloadIsTheSameEachTime(t *testing.T) {
 	}
 	if n := a.unique(1000); n < 300 || n > 900 {
 		t.Errorf("%d of 1000 requests are for different products", n)
+	}
+}
+
+func TestChooseUpdates(t *testing.T) {
+	const n = 10_000
+	for share, want := range map[float64]int{0: 0, 0.05: n / 20, 1: n} {
+		got, some := 0, chooseUpdates(n, share)
+		for _, update := range some {
+			if update {
+				got++
+			}
+		}
+		if got < want-n/100 || got > want+n/100 || (share == 0 || share == 1) && got != want {
+			t.Errorf("a share of %v of %d are %d", share, n, got)
+		}
+		if !slices.Equal(some, chooseUpdates(n, share)) {
+			t.Errorf("a share of %v differs the next time", share)
+		}
 	}
 }
 
