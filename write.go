@@ -77,7 +77,7 @@ func (g *group) change(ctx context.Context, op shoalpb.Write_Op, changes []chang
 			return nil, fmt.Errorf("%s in group %q: %w", opName(op), g.name, err)
 		}
 	}
-	w := &writing{g: g, op: op, changes: changes, done: make([]accepted, len(changes))}
+	w := &writing{g: g, op: op, changes: changes, done: make([]accepted, len(changes)), version: g.cache.clock.version()}
 	w.here(ctx)
 	if len(w.elsewhere) == 0 && !w.mustTell() {
 		return w.done, errors.Join(w.errs...)
@@ -111,6 +111,7 @@ type writing struct {
 	op        shoalpb.Write_Op
 	changes   []change
 	done      []accepted      // in the order of changes
+	version   uint64          // below all that owners give it: of what a hint about it may drop
 	elsewhere map[*peer][]int // by owner, indexes of changes
 	errs      []error
 }
@@ -129,7 +130,7 @@ func (w *writing) here(ctx context.Context) {
 				w.errs = append(w.errs, fmt.Errorf("%s %.80q in group %q: %w", opName(w.op), c.key, w.g.name, err))
 			}
 		} else {
-			w.g.drop(c.key, w.g.cache.clock.version(), false)
+			w.g.drop(c.key, w.version, false)
 		}
 		if owner != nil {
 			w.elsewhere[owner] = append(w.elsewhere[owner], i)
@@ -141,11 +142,14 @@ func (w *writing) here(ctx context.Context) {
 
 // fail takes note that the change of index i did not reach its owner.
 func (w *writing) fail(i int, owner *peer, err error) {
-	w.done[i] = accepted{version: w.g.cache.clock.version(), all: true, err: err}
+	// A counter that could not be reached is left alone: to drop it would lose what others have added. Its copies end
+	// with their leases.
+	isAdd := w.op == shoalpb.Write_ADD
+	w.done[i] = accepted{version: w.version, all: !isAdd, err: err}
 	e := &PeerError{Op: opName(w.op), Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
 	if owner != nil {
 		e.Peer = owner.Peer
-		if _, ok := errors.AsType[*notOwner](err); !ok {
+		if _, ok := errors.AsType[*notOwner](err); !ok && !isAdd {
 			w.done[i].acceptor = owner // which is told later
 			w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
 		}

@@ -112,7 +112,10 @@ func TestEveryKeyIsLoadedOnce(t *testing.T) {
 
 func TestNoReadIsOlderThanAnUpdate(t *testing.T) {
 	useOwnCacheDir(t)
-	t.Setenv("TMPDIR", t.TempDir())
+	temp := t.TempDir()
+	for _, name := range []string{"TMPDIR", "TMP", "TEMP"} {
+		t.Setenv(name, temp)
+	}
 	trace := smallTrace(t, 2000)
 	for range 2 { // the first run's updates are nothing to the second
 		d := startDemo(t, "-json", "-writes", "0.1", "-peers", "3", "-clients", "8", "-trace", trace)
@@ -128,7 +131,7 @@ func TestNoReadIsOlderThanAnUpdate(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
+	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

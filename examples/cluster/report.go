@@ -88,8 +88,12 @@ func (r *report) writeTable(w io.Writer) error {
 		least = "products that the requests name"
 	}
 
-	fmt.Fprintf(&b, "Requests: %s over %s, from %s to %s, all on this machine\nDatabase: %s\n\n", r.workload.name,
+	fmt.Fprintf(&b, "Requests: %s over %s, from %s to %s, all on this machine\nDatabase: %s", r.workload.name,
 		plural(len(r.workload.items), "product"), plural(r.clients, "client"), plural(r.peers, "peer"), r.database)
+	if c.updates > 0 {
+		b.WriteString(", in a copy that is gone after this run")
+	}
+	b.WriteString("\n\n")
 	row("", "database", "Shoal", "")
 	row("requests", count(d.requests), count(c.requests), "")
 	if c.updates > 0 {
@@ -111,6 +115,9 @@ func (r *report) writeTable(w io.Writer) error {
 		asked = "reads"
 	}
 	for _, p := range []float64{0.50, 0.99} {
+		if len(c.reads) == 0 {
+			break
+		}
 		direct, cached := d.reads.percentile(p), c.reads.percentile(p)
 		row(fmt.Sprintf("latency p%.0f", 100*p), millis(direct), millis(cached),
 			fmt.Sprintf("%.2f times; %.0f of 100 %s took no longer", float64(cached)/float64(direct), 100*p, asked))

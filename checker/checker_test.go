@@ -1,0 +1,147 @@
+package checker
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	lasting = flag.Duration("for", 8*time.Second, "run seeds for `so long`, if -seeds is not given")
+	seeds   = flag.Uint64("seeds", 0, "run `so many` seeds, from -first")
+	first   = flag.Uint64("first", 0, "the first seed; 0: one by the time of day")
+)
+
+// TestRandomHistories makes clusters work, a seed each, and checks what came of it. To see a failure again:
+//
+//	go test ./checker -run RandomHistories -first SEED -seeds 1
+func TestRandomHistories(t *testing.T) {
+	next := *first
+	if next == 0 {
+		next = uint64(time.Now().UnixNano() >> 20)
+	}
+	last := ^uint64(0)
+	if *seeds > 0 {
+		last = next + *seeds - 1
+	}
+	end := time.Now().Add(*lasting)
+	var (
+		mu                   sync.Mutex // guards next
+		runs, calls, unknown atomic.Int64
+		workers              sync.WaitGroup
+	)
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for {
+				mu.Lock()
+				seed := next
+				next++
+				mu.Unlock()
+				if seed > last || *seeds == 0 && time.Now().After(end) || t.Failed() {
+					return
+				}
+				r := runSeed(t, seed)
+				bad, n, undecided := r.check()
+				for _, b := range bad[:min(len(bad), 3)] {
+					t.Errorf("seed %d: %s", seed, b)
+				}
+				runs.Add(1)
+				calls.Add(int64(n))
+				unknown.Add(int64(undecided))
+			}
+		})
+	}
+	workers.Wait()
+	fmt.Printf("%d seeds, %d calls, %d orders of a key not decided\n", runs.Load(), calls.Load(), unknown.Load())
+}
+
+const s = time.Second
+
+// The rules must find what is wrong, or nothing they find means anything.
+func TestRulesFindWhatIsWrong(t *testing.T) {
+	err := errors.New("not told")
+	loaded := func(calls ...call) *history {
+		return &history{calls: calls, faded: map[string]map[int]time.Duration{"k": {1: 10 * s, 2: never}}}
+	}
+	write := call{kind: remove, key: "k", start: 11 * s, end: 12 * s}
+	failed := call{kind: remove, key: "k", start: 11 * s, end: 12 * s, err: err}
+	for name, test := range map[string]struct {
+		h     *history
+		stale int
+	}{
+		"old after a write":        {loaded(write, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s}), 1},
+		"new after a write":        {loaded(write, call{kind: get, key: "k", value: 2, start: 13 * s, end: 14 * s}), 0},
+		"old during a write":       {loaded(write, call{kind: get, key: "k", value: 1, start: 11 * s, end: 14 * s}), 0},
+		"old after one that fails": {loaded(failed, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s}), 0},
+		"old when all has healed":  {loaded(failed, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, final: true}), 1},
+		"of another key":           {loaded(write, call{kind: get, key: "other", value: 1, start: 13 * s, end: 14 * s}), 0},
+		"old after a purge":        {loaded(call{kind: purge, start: 11 * s, end: 12 * s}, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s}), 1},
+		"set again meanwhile":      {loaded(write, call{kind: set, key: "k", value: 1, start: 9 * s, end: 12 * s}, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s}), 0},
+		"loaded while cut off": {&history{
+			calls:  []call{write, {kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, source: "getter"}},
+			faded:  map[string]map[int]time.Duration{"k": {1: 10 * s}},
+			faults: []interval{{13 * s, 14 * s}},
+		}, 0},
+		"loaded long after that": {&history{
+			calls:  []call{write, {kind: get, key: "k", value: 1, start: 23 * s, end: 24 * s, source: "getter"}},
+			faded:  map[string]map[int]time.Duration{"k": {1: 10 * s}},
+			faults: []interval{{13 * s, 14 * s}},
+		}, 1},
+		"a copy while cut off": {&history{
+			calls:  []call{write, {kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, source: "memory"}},
+			faded:  map[string]map[int]time.Duration{"k": {1: 10 * s}},
+			faults: []interval{{13 * s, 14 * s}},
+		}, 1},
+	} {
+		if bad := test.h.stale(); len(bad) != test.stale {
+			t.Errorf("%s: %q", name, bad)
+		}
+	}
+
+	adds := func(sums ...int) (calls []call) {
+		for i, sum := range sums {
+			calls = append(calls, call{kind: add, key: "k", value: 1, sum: sum, start: time.Duration(i) * s, end: time.Duration(i)*s + 1})
+		}
+		return calls
+	}
+	for name, test := range map[string]struct {
+		calls     []call
+		unordered bool
+	}{
+		"counted":          {adds(1, 2, 3), false},
+		"lost":             {adds(1, 2, 2), true},
+		"counted twice":    {adds(1, 3, 4), true},
+		"may have counted": {append(adds(1, 3, 4), call{kind: add, key: "k", value: 1, start: s / 2, end: s, err: err}), false},
+		"read after it was set": {[]call{
+			{kind: set, key: "k", value: 1, start: 0, end: s}, {kind: get, key: "k", value: 1, start: 2 * s, end: 3 * s},
+		}, false},
+		"read before it was set": {[]call{
+			{kind: get, key: "k", value: 1, start: 0, end: s}, {kind: set, key: "k", value: 1, start: 2 * s, end: 3 * s},
+		}, true},
+		"back and forth": {[]call{
+			{kind: set, key: "k", value: 1, start: 0, end: s}, {kind: set, key: "k", value: 2, start: 2 * s, end: 9 * s},
+			{kind: get, key: "k", value: 2, start: 3 * s, end: 4 * s}, {kind: get, key: "k", value: 1, start: 5 * s, end: 6 * s},
+		}, true},
+	} {
+		h := history{calls: slices.Clone(test.calls)}
+		bad, unknown := h.unordered(10 * time.Second)
+		if (len(bad) > 0) != test.unordered || unknown > 0 {
+			t.Errorf("%s: %q", name, bad)
+		}
+	}
+
+	h := history{calls: append(adds(1, 2), call{kind: get, key: "k", value: 1, start: 3 * s, end: 4 * s})}
+	if len(h.lost()) != 1 {
+		t.Error("an add that was lost was not noticed")
+	}
+	h = history{calls: []call{{kind: get, key: "k", value: 1, final: true}, {kind: get, key: "k", value: 2, final: true}}}
+	if len(h.split()) != 1 {
+		t.Error("that two caches differ was not noticed")
+	}
+}
