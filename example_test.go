@@ -121,6 +121,146 @@ func ExampleGroup_Get() {
 	// Output: nobody has that number
 }
 
+func ExampleGroup_GetEntry() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	names := shoal.NewGroup(cache, "names", loadUser, &shoal.GroupOptions[string]{
+		TTL:          time.Minute,
+		Stale:        10 * time.Second, // served while one load replaces it
+		StaleIfError: time.Hour,        // … while loads fail
+	})
+	for range 2 {
+		e, err := names.GetEntry(context.Background(), "7", nil)
+		fmt.Println(e.Value, e.Stale, e.Source, err)
+	}
+	// This one must not be older than a second, whatever Stale allows.
+	e, err := names.GetEntry(context.Background(), "7", &shoal.GetOptions{MaxAge: time.Second})
+	fmt.Println(e.Value, err)
+	_, err = names.GetEntry(context.Background(), "8", &shoal.GetOptions{CachedOnly: true})
+	fmt.Println(err)
+	// Output:
+	// Grace false getter <nil>
+	// Grace false memory <nil>
+	// Grace <nil>
+	// shoal: not cached
+}
+
+func ExampleGroup_GetMany() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	names := shoal.NewGroup(cache, "names", nil, &shoal.GroupOptions[string]{
+		GetMany: func(ctx context.Context, ids []string) (map[string]string, error) {
+			fmt.Println("loading", len(ids), "names") // SELECT … WHERE id IN …
+			found := make(map[string]string)
+			for _, id := range ids {
+				if name, ok := users[id]; ok {
+					found[id] = name
+				}
+			}
+			return found, nil
+		},
+	})
+	found, err := names.GetMany(context.Background(), []string{"7", "8", "9"})
+	if failed, ok := errors.AsType[shoal.KeyErrors](err); ok {
+		for id, err := range failed {
+			log.Print(id, ": ", err)
+		}
+	}
+	fmt.Println(found)
+	// Output:
+	// loading 3 names
+	// map[7:Grace 8:Barbara]
+}
+
+func ExampleGroup_Set() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Without a getter, a group is a plain key-value cache.
+	sessions := shoal.NewGroup[string](cache, "sessions", nil, &shoal.GroupOptions[string]{TTL: time.Hour})
+	ctx := context.Background()
+	if err := sessions.Set(ctx, "abc", "Grace"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(sessions.Get(ctx, "abc"))
+	fmt.Println(sessions.Get(ctx, "def"))
+	// Output:
+	// Grace <nil>
+	//  shoal: not found
+}
+
+func ExampleGroup_SetWithTTL() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	tokens := shoal.NewGroup[string](cache, "tokens", nil, nil)
+	ctx := context.Background()
+	expires := time.Now().Add(time.Hour)
+	if err := tokens.SetWithTTL(ctx, "api", "secret", time.Until(expires)); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(tokens.Get(ctx, "api"))
+	// Output: secret <nil>
+}
+
+func ExampleGroup_Remove() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	prices := map[string]int{"apple": 3}
+	cached := shoal.NewGroup(cache, "prices", func(_ context.Context, fruit string) (int, error) { return prices[fruit], nil }, nil)
+	ctx := context.Background()
+	cached.Get(ctx, "apple")
+
+	prices["apple"] = 4 // the source first
+	if err := cached.Remove(ctx, "apple"); err != nil {
+		log.Print(err) // names the peers that may still serve the old price, and will be told again
+	}
+	fmt.Println(cached.Get(ctx, "apple"))
+	// Output: 4 <nil>
+}
+
+func ExampleGroup_Purge() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	pages := shoal.NewGroup[string](cache, "pages", nil, nil)
+	ctx := context.Background()
+	pages.Set(ctx, "/", "in the old layout")
+	if err := pages.Purge(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(pages.Get(ctx, "/"))
+	// Output:  shoal: not found
+}
+
+func ExampleAdd() {
+	cache, err := shoal.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	requests := shoal.NewGroup[int](cache, "requests", nil, &shoal.GroupOptions[int]{TTL: time.Minute})
+	for range 3 {
+		n, err := shoal.Add(context.Background(), requests, "10.1.2.3", 1)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(n, n <= 2) // in the minute that the first began
+	}
+	// Output:
+	// 1 true
+	// 2 true
+	// 3 false
+}
+
 func ExampleGroup_SetMaxBytes() {
 	cache, err := shoal.New(nil)
 	if err != nil {

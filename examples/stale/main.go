@@ -61,7 +61,6 @@ func (p *phase) requests() int { return p.fresh + p.stale + p.errors }
 // run is the whole story: an origin, the fronts, callers, three phases, and what came of them. Every server listens
 // where listen says, and is reached by transport.
 func run(out io.Writer, listen func() (net.Listener, error), transport *http.Transport) error {
-	defer transport.CloseIdleConnections()
 	phases := []*phase{
 		{name: "origin up", edition: 1, lasts: 1500 * time.Millisecond},
 		{name: "origin down", edition: 1, fails: true, lasts: 1500 * time.Millisecond},
@@ -76,8 +75,9 @@ func run(out io.Writer, listen func() (net.Listener, error), transport *http.Tra
 	}
 	var servers []*http.Server
 	defer func() {
+		transport.CloseIdleConnections()
 		for _, server := range servers {
-			server.Close()
+			server.Shutdown(context.Background()) // the origin may still be asked, to replace old values
 		}
 	}()
 	serve := func(handler http.Handler) {
