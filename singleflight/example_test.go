@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/shoalcache/shoal/singleflight"
 )
@@ -15,6 +16,50 @@ func ExampleGroup_Do() {
 	})
 	fmt.Println(name, err)
 	// Output: Ada <nil>
+}
+
+func ExampleGroup_DoNext() {
+	var users singleflight.Group[int, string]
+	begun, asked := make(chan bool), make(chan bool)
+	go users.Do(context.Background(), 42, 0, func(ctx context.Context, _ *singleflight.Flight[int, string]) (string, error) {
+		close(begun)
+		<-asked
+		return "Ada Byron", nil // read before she married
+	})
+	<-begun
+	time.AfterFunc(time.Millisecond, func() { close(asked) })
+	name, err := users.DoNext(context.Background(), 42, 0, func(ctx context.Context, _ *singleflight.Flight[int, string]) (string, error) {
+		return "Ada Lovelace", nil
+	})
+	fmt.Println(name, err)
+	// Output: Ada Lovelace <nil>
+}
+
+func ExampleGroup_DoMany() {
+	var users singleflight.Group[int, string]
+	names := users.DoMany(context.Background(), []int{42, 43}, 0, func(ctx context.Context, flights []*singleflight.Flight[int, string]) {
+		for _, f := range flights { // one query for all of them
+			f.End(fmt.Sprint("user ", f.Key()), nil)
+		}
+	})
+	for _, n := range names {
+		fmt.Println(n.Value, n.Err)
+	}
+	// Output:
+	// user 42 <nil>
+	// user 43 <nil>
+}
+
+func ExampleGroup_Overtake() {
+	var users singleflight.Group[int, string]
+	stored := "nobody"
+	users.Do(context.Background(), 42, 0, func(ctx context.Context, f *singleflight.Flight[int, string]) (string, error) {
+		users.Overtake(42, func() { stored = "Ada Lovelace" }) // by someone who knows better
+		f.Commit(func() { stored = "Ada Byron" })
+		return "Ada Byron", nil
+	})
+	fmt.Println(stored)
+	// Output: Ada Lovelace
 }
 
 func ExampleGroup_Forget() {
