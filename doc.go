@@ -9,6 +9,7 @@
 //	users := shoal.NewGroup(cache, "users", loadUser, &shoal.GroupOptions[User]{TTL: time.Minute})
 //	http.Handle("/_shoal/", cache)
 //	user, err := users.Get(ctx, id)
+//	err = users.Remove(ctx, id) // it has changed
 //
 // # A Get
 //
@@ -21,6 +22,33 @@
 // panics, or calls [runtime.Goexit], gives all who wait a [*PanicError], wherever they are, and the next Get begins
 // anew.
 //
+// # A write
+//
+// Set, Remove and Purge change what all processes return: when one has returned nil, no Get that starts later, anywhere,
+// returns an older value; not from a load or a question that was under way, nor from a copy. The key's owner puts its
+// writes in order and keeps the only copy; who may hold another is told to drop it before the call returns. In a group
+// with a Getter, change the source first, then Set or Remove. In one without, a plain key-value cache, a value lasts as
+// long as the memory of the process that owns it. [Add] counts in the same way.
+//
+// An error of a write joins a [*PeerError] for each process that could not be told. The write may have happened, then;
+// until they can be told, which is tried again and again, these processes may return older values. A process that holds
+// no more than a copy is no reason for an error: its lease, GroupOptions.HotLease, is waited for.
+//
+// All this holds while processes agree on who is there. What they may return while members come and go is still to be
+// bounded.
+//
+// # Copies of hot keys
+//
+// A process that asks for another's key often, HotRate times a second, is lent a copy, and answers from it without asking
+// until the lease has ended. Only such keys are copied.
+//
+// # Values that age
+//
+// After its TTL a value is loaded anew by whoever asks for it next. With GroupOptions.Stale it is served a while longer,
+// and replaced by one load in the background; with StaleIfError, also while that load fails. NotFoundTTL and ErrorTTL
+// remember what a Getter said in place of a value. [Group.GetEntry] tells how old a value is and where it came from, and
+// takes conditions.
+//
 // # Errors
 //
 // [ErrNotFound] says that the key has no value, and crosses from process to process as itself. A [*PeerError] says which
@@ -29,7 +57,7 @@
 // proxy's 404, fails nobody: the key is then loaded here, once for all who ask here, and not kept. Only a group without
 // a Getter returns that as a [*PeerError], with Op "get". Stats().Peers tells of it in any case. A peer that is gone
 // keeps its keys until discovery takes it from the list: until then each Get of one of them is a load here, after
-// PeerTimeout if the peer is silent.
+// PeerTimeout if the peer is silent. [Group.GetMany] returns what it has, and a [KeyErrors] for the rest.
 //
 // # Who owns a key
 //
@@ -47,7 +75,8 @@
 //
 // # Testing
 //
-// Package cachetest makes clusters in memory, with faults, for use inside testing/synctest.
+// Package cachetest makes clusters in memory, with faults, for use inside testing/synctest. Module checker, beside this
+// one, makes them work under faults, and checks what every call returned against what is promised here.
 //
 // # Compatibility
 //

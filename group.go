@@ -399,7 +399,7 @@ func (g *group) answer(ctx context.Context, key string, q question, loading func
 	}
 	loading(g.loadTimeout)
 	f, err := g.load(ctx, key, q.want)
-	if lease > 0 && f.kept {
+	if lease > 0 {
 		if e := g.peek(key); e != nil && e.version == f.version { // else it has been written to since
 			f.lease = g.leaseOf(f, lease)
 		}

@@ -253,8 +253,8 @@ func refusal(r *shoalpb.Refused) error {
 }
 
 // ServeHTTP answers peers. Mount it at /_shoal/, below the path of Self if that has one; mounted at /_groupcache/
-// too, it answers groupcache's requests. Whoever reaches it can read every group: give it a listener, or
-// a TLS configuration, that admits only peers.
+// too, it answers groupcache's requests. Whoever reaches it can read and change every group: give it a
+// listener, or a TLS configuration, that admits only peers.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.requests.Add(1)
 	a := &answering{c: c, w: w}

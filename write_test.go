@@ -738,19 +738,137 @@ func TestShutdownWaitsForWrites(t *testing.T) {
 	})
 }
 
+// exchanges returns how many messages the caches have sent each other.
+func (f *fleet[V]) exchanges() (n int64) {
+	for i := range f.groups {
+		for _, p := range f.Cache(i).Stats().Peers {
+			n += p.Exchanges
+		}
+	}
+	return n
+}
+
+// wantExchanges checks how many messages do sends.
+func (f *fleet[V]) wantExchanges(t *testing.T, what string, want int64, do func()) {
+	t.Helper()
+	before := f.exchanges()
+	do()
+	if n := f.exchanges() - before; n != want {
+		t.Errorf("%s: %d exchanges, want %d", what, n, want)
+	}
+}
+
+// Who owned a key before, or thought so, may hold it, or have lent it.
+func TestEverybodyIsToldOfAKeyThatIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 4, nil, upper, nil)
+		key, other := ownedBy(f.Cluster, 0, 0), ownedBy(f.Cluster, 0, 1)
+		set := func() { must(t, f.groups[0].Set(t.Context(), key, "value")) }
+		for i := range f.groups { // each hears that the others agree
+			for j := range f.groups {
+				f.groups[i].Get(t.Context(), ownedBy(f.Cluster, j, 0))
+			}
+		}
+		f.wantExchanges(t, "just started", 3, set)
+		time.Sleep(50 * time.Second)
+		f.wantExchanges(t, "50 s old", 3, set)
+		time.Sleep(12 * time.Second)
+		f.wantExchanges(t, "a minute old", 0, set)
+
+		for i := range f.groups {
+			f.See(i, 0, 1, 2)
+			f.See(i, 0, 1, 2, 3) // 0 had some of 3's keys for a while, and lost none
+		}
+		for i := range f.groups {
+			for j := range f.groups {
+				f.groups[i].Get(t.Context(), ownedBy(f.Cluster, j, 0))
+			}
+		}
+		time.Sleep(6 * time.Second)
+		f.wantExchanges(t, "nothing but that another has come", 0, set)
+		f.wantExchanges(t, "the same", 0, func() { must(t, f.groups[0].Remove(t.Context(), other)) })
+		theirs := ownedBy(f.Cluster, 3, 0)
+		f.wantExchanges(t, "back at its owner", 3, func() { must(t, f.groups[3].Set(t.Context(), theirs, "value")) })
+	})
+}
+
+func TestEverybodyIsToldWhileSomebodyDiffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		f.calm(t)
+		key := ownedBy(f.Cluster, 0, 0)
+		set := func() { must(t, f.groups[0].Set(t.Context(), key, "value")) }
+		f.wantExchanges(t, "calm", 0, set)
+		f.See(2, 0, 2)
+		f.groups[2].Get(t.Context(), key) // lets 0 know
+		f.wantExchanges(t, "one does not see another", 2, set)
+		f.See(2, 0, 1, 2)
+		f.groups[2].Get(t.Context(), ownedBy(f.Cluster, 0, 1))
+		f.wantExchanges(t, "it does again, but did not just now", 2, set)
+		time.Sleep(6 * time.Second)
+		f.wantExchanges(t, "calm again", 0, set)
+	})
+}
+
+// History 5: an owner lends a key, restarts, and is written to at once.
+func TestRestartedOwnerTellsThoseWhomItLentItsKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h hosts
+		var s source
+		start := func(name string) (*shoal.Cache, *shoal.Group[string]) {
+			c := newPeer(t, &h, shoal.Options{Self: "http://" + name, Discovery: shoal.Static("http://owner", "http://holder")}, name)
+			return c, shoal.NewGroup(c, "g", s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		}
+		owner, _ := start("owner")
+		holder, copies := start("holder")
+		time.Sleep(time.Second)
+		wantIDs(t, owner, "http://holder http://owner")
+		wantIDs(t, holder, "http://holder http://owner")
+		var key string
+		for n := 0; copies.Stats().HotHits == 0; n++ { // a key of the owner's
+			key = fmt.Sprint("key ", n)
+			s.set(key, "old")
+			for range 20 {
+				copies.Get(t.Context(), key)
+			}
+		}
+		restarted, group := start("owner")
+		ready(t, restarted)
+		s.set(key, "new")
+		must(t, group.Set(t.Context(), key, "new"))
+		if v, err := copies.Get(t.Context(), key); v != "new" || err != nil {
+			t.Errorf("%q, %v", v, err)
+		}
+		owner.Shutdown(t.Context())
+	})
+}
+
+// History 17, where one has heard of more purges than the one that purges next.
+func TestPurgeGoesAboveThoseItHasNotHeardOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.Partition([]int{0, 1}, []int{2})
+		for range 3 {
+			if got := peersOf(f.groups[1].Purge(t.Context()), "purge"); !slices.Equal(got, []string{"http://cache-2"}) {
+				t.Errorf("not told: %v", got)
+			}
+		}
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Heal()
+		s.set(key, "new")
+		must(t, f.groups[2].Purge(t.Context()))
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
 // When nothing moves, a write is one exchange, and one for each holder.
 func TestMessagesOfAWriteWhenAllIsCalm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 5, nil, upper, nil)
 		key := ownedBy(f.Cluster, 0, 0)
-		exchanges := func() (n int64) {
-			for i := range f.groups {
-				for _, p := range f.Cache(i).Stats().Peers {
-					n += p.Exchanges
-				}
-			}
-			return n
-		}
 		f.calm(t)
 		for _, test := range []struct {
 			by, holders int
@@ -759,11 +877,9 @@ func TestMessagesOfAWriteWhenAllIsCalm(t *testing.T) {
 			for h := range test.holders {
 				f.heat(t, 2+h, key)
 			}
-			before := exchanges()
-			must(t, f.groups[test.by].Set(t.Context(), key, "value"))
-			if n := exchanges() - before; n != test.want {
-				t.Errorf("%d holders, by cache %d: %d exchanges, want %d", test.holders, test.by, n, test.want)
-			}
+			f.wantExchanges(t, fmt.Sprintf("%d holders, by cache %d", test.holders, test.by), test.want, func() {
+				must(t, f.groups[test.by].Set(t.Context(), key, "value"))
+			})
 			time.Sleep(10 * time.Second)
 		}
 	})

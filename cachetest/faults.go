@@ -157,7 +157,7 @@ func (t *faulty) CloseIdleConnections() {
 	}
 }
 
-// faultyBody is the rest of an answer, which has the same way to go as its beginning.
+// faultyBody is the rest of an answer, which has the same way to go as its beginning. What comes later takes as long.
 type faultyBody struct {
 	io.ReadCloser
 	ctx    context.Context
@@ -167,8 +167,13 @@ type faultyBody struct {
 }
 
 func (b *faultyBody) Read(p []byte) (n int, err error) {
+	began := time.Now()
 	n, err = b.ReadCloser.Read(p)
-	if _, fate := b.faults.fate(b.link, false); fate == errLost {
+	delay, fate := b.faults.fate(b.link, false)
+	if fate == nil && delay > 0 && time.Now().After(began) {
+		fate = b.faults.travel(b.ctx, b.link)
+	}
+	if fate == errLost {
 		<-b.ctx.Done()
 	} else if fate != nil {
 		return 0, fate

@@ -1,6 +1,7 @@
 package cachetest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -59,13 +60,13 @@ func (m *memory) RoundTrip(req *http.Request) (*http.Response, error) {
 	asked := req.Clone(ctx)
 	asked.RequestURI = req.URL.RequestURI()
 
-	body, out := io.Pipe()
-	w := &responseWriter{out: out, header: make(http.Header), begun: make(chan struct{})}
-	context.AfterFunc(ctx, func() { body.CloseWithError(context.Canceled) })
+	body := &pipe{more: make(chan struct{}, 1)}
+	w := &responseWriter{out: body, header: make(http.Header), begun: make(chan struct{})}
+	context.AfterFunc(ctx, func() { body.end(context.Canceled) })
 	go func() {
 		defer func() {
 			w.WriteHeader(http.StatusOK)
-			out.Close()
+			body.end(io.EOF)
 			asked.Body.Close()
 		}()
 		handler.ServeHTTP(w, asked)
@@ -94,18 +95,72 @@ func (m *memory) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // memoryBody ends the handler's context when it is closed, as a closed connection would.
 type memoryBody struct {
-	*io.PipeReader
+	*pipe
 	closed func()
 }
 
 func (b *memoryBody) Close() error {
 	b.closed()
-	return b.PipeReader.Close()
+	b.end(io.ErrClosedPipe)
+	return nil
+}
+
+// A pipe is what the handler has written and the caller not read. Unlike io.Pipe's, writers do not wait for readers.
+type pipe struct {
+	more chan struct{} // has an element when there is something to look at
+
+	mu  sync.Mutex // guards what follows
+	buf bytes.Buffer
+	err error // after what is in buf
+}
+
+func (p *pipe) Write(data []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return 0, p.err
+	}
+	p.wake()
+	return p.buf.Write(data)
+}
+
+// end makes err the end of the pipe, unless it has one.
+func (p *pipe) end(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = err
+		p.wake()
+	}
+}
+
+func (p *pipe) wake() {
+	select {
+	case p.more <- struct{}{}:
+	default:
+	}
+}
+
+func (p *pipe) Read(data []byte) (int, error) {
+	for {
+		p.mu.Lock()
+		if p.buf.Len() > 0 {
+			defer p.mu.Unlock()
+			return p.buf.Read(data)
+		}
+		if p.err != nil {
+			defer p.mu.Unlock()
+			p.wake() // for other readers
+			return 0, p.err
+		}
+		p.mu.Unlock()
+		<-p.more
+	}
 }
 
 // responseWriter is the handler's side.
 type responseWriter struct {
-	out    *io.PipeWriter
+	out    *pipe
 	header http.Header // the handler's
 	status int
 	sent   http.Header   // what header was when it was sent

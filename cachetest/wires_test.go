@@ -128,6 +128,9 @@ func groupsOf(c *Cluster, get shoal.Getter[string]) (groups []*shoal.Group[strin
 	return groups, loads
 }
 
+// patient is for machines that have much else to do.
+var patient = &shoal.Options{PeerTimeout: time.Minute}
+
 // keyOf returns a key that cache i owns.
 func keyOf(c *Cluster, i int) string {
 	for k := 0; ; k++ {
@@ -139,7 +142,7 @@ func keyOf(c *Cluster, i int) string {
 
 func TestHerdLoadsEachKeyOnceOverEachWire(t *testing.T) {
 	overEach(t, func(t *testing.T, between network) {
-		c := newCluster(t, 3, nil, between)
+		c := newCluster(t, 3, patient, between)
 		const keys, callers = 30, 10
 		var asked sync.WaitGroup
 		asked.Add(1)
@@ -168,7 +171,7 @@ func TestHerdLoadsEachKeyOnceOverEachWire(t *testing.T) {
 
 func TestOutcomesOfAGetterOverEachWire(t *testing.T) {
 	overEach(t, func(t *testing.T, between network) {
-		c := newCluster(t, 2, nil, between)
+		c := newCluster(t, 2, patient, between)
 		var outcome func() (string, error)
 		groups, loads := groupsOf(c, func(context.Context, string) (string, error) { return outcome() })
 		key := keyOf(c, 0)
@@ -209,7 +212,7 @@ func TestOutcomesOfAGetterOverEachWire(t *testing.T) {
 
 func TestAnyKeyAndAnySizeOverEachWire(t *testing.T) {
 	overEach(t, func(t *testing.T, between network) {
-		c := newCluster(t, 2, nil, between)
+		c := newCluster(t, 2, patient, between)
 		size := 0
 		groups, _ := groupsOf(c, func(_ context.Context, key string) (string, error) {
 			return key + strings.Repeat("\xff", size), nil
@@ -232,7 +235,7 @@ func TestAnyKeyAndAnySizeOverEachWire(t *testing.T) {
 
 func TestCancelledCallerOverEachWire(t *testing.T) {
 	overEach(t, func(t *testing.T, between network) {
-		c := newCluster(t, 2, nil, between)
+		c := newCluster(t, 2, patient, between)
 		begun, ended := make(chan struct{}), make(chan struct{})
 		groups, _ := groupsOf(c, func(ctx context.Context, _ string) (string, error) {
 			close(begun)
@@ -254,7 +257,7 @@ func TestCancelledCallerOverEachWire(t *testing.T) {
 
 func TestOwnerThatIsGoneOverEachWire(t *testing.T) {
 	overEach(t, func(t *testing.T, between network) {
-		c := newCluster(t, 3, nil, between)
+		c := newCluster(t, 3, patient, between)
 		groups, loads := groupsOf(c, func(_ context.Context, key string) (string, error) { return key, nil })
 		if err := c.Cache(0).Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
