@@ -592,10 +592,15 @@ func TestLateHintSparesANewerSet(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, nil)
 		key := ownedBy(f.Cluster, 0, 0)
 		f.Partition([]int{0, 2}, []int{1})
-		if err := f.groups[1].Set(t.Context(), key, "lost"); err == nil {
-			t.Error("nil, though the owner was not reached")
-		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := f.groups[1].Set(t.Context(), key, "lost"); err == nil {
+				t.Error("nil, though the owner was not reached")
+			}
+		})
+		time.Sleep(200 * time.Millisecond) // and before that one has failed
 		f.groups[2].Set(t.Context(), key, "newer")
+		wg.Wait()
 		f.Heal()
 		time.Sleep(time.Minute)
 		if s := f.groups[1].Stats(); s.HintsTold == 0 {
@@ -631,6 +636,30 @@ func TestHalvesThatPurgeOnceEachDropAllWhenTheyHeal(t *testing.T) {
 		time.Sleep(time.Minute)
 		for _, key := range keys {
 			wantEverywhere(t, f, key, "new")
+		}
+	})
+}
+
+// The same before any hint has been delivered: the first message between them does it.
+func TestEqualGenerationsOfTwoPurgesEmptyBothSides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		keys := []string{ownedBy(f.Cluster, 0, 0), ownedBy(f.Cluster, 1, 0)}
+		f.Partition([]int{0}, []int{1})
+		for i, g := range f.groups {
+			g.Purge(t.Context())
+			s.set(keys[i], "old")
+			want(t, f, i, keys[i], "old")
+			s.set(keys[i], "new")
+		}
+		f.Heal()
+		want(t, f, 1, keys[0], "new")
+		want(t, f, 0, keys[1], "new")
+		emptied := f.groups[0].Stats().Emptied
+		time.Sleep(time.Minute)
+		if n := f.groups[0].Stats().Emptied; n > emptied+1 {
+			t.Errorf("emptied %d times more", n-emptied)
 		}
 	})
 }
