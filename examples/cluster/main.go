@@ -103,6 +103,7 @@ func run(ctx context.Context, opts options) error {
 
 	// A client holds on to its connections, and so must the pool: as many to each peer as there are clients.
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: opts.clients, DisableCompression: true}}
+	defer client.CloseIdleConnections() // those that were never used, a peer that is to end would wait for
 	replay := func(label, path string, requests []int, writes float64) (outcome, error) {
 		var done atomic.Int64
 		defer showProgress(label, &done, len(requests))()

@@ -28,11 +28,11 @@ import (
 
 const (
 	fronts    = 3
-	callers   = 8 // at each front
-	pause     = 10 * time.Millisecond
+	callers   = 8                     // at each front
+	pause     = 10 * time.Millisecond // of a caller between two questions
 	keys      = 6
 	ttl       = 500 * time.Millisecond
-	originLag = 20 * time.Millisecond
+	originLag = 20 * time.Millisecond // of each answer
 )
 
 func main() {
@@ -104,16 +104,18 @@ func run(out io.Writer, listen func() (net.Listener, error), transport *http.Tra
 
 	stop := startCallers(t, addrs, &http.Client{Transport: transport})
 	fmt.Fprintf(out, "%-12s%9s%9s%9s%9s%9s\n", "", "requests", "fresh", "stale", "errors", "loads")
-	for i, p := range phases {
-		t.enter(p)
-		time.Sleep(p.lasts)
-		if i+1 < len(phases) {
-			t.enter(phases[i+1]) // so that nothing is counted in p any more
-		} else {
-			stop()
-		}
+	over := func(p *phase) {
 		fmt.Fprintf(out, "%-12s%9d%9d%9d%9d%9d\n", p.name, p.requests(), p.fresh, p.stale, p.errors, p.loads)
 	}
+	for i, p := range phases {
+		t.enter(p)
+		if i > 0 {
+			over(phases[i-1]) // in which nothing is counted any more
+		}
+		time.Sleep(p.lasts)
+	}
+	stop()
+	over(phases[len(phases)-1])
 	if err := verify(t, phases); err != nil {
 		return err
 	}
