@@ -204,6 +204,46 @@ func TestSetDuringALoadIsNotOverwritten(t *testing.T) {
 	}
 }
 
+// A process that cannot reach the owner loads for itself; a write that reaches it ends that, for who comes later.
+func TestWriteEndsLoadsOfThoseWhoCannotReachTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		s.slow(3 * time.Second)
+		f.Delay(2, 0, time.Hour)
+		f.Delay(0, 2, time.Hour)
+		var wg sync.WaitGroup
+		wg.Go(func() { want(t, f, 2, key, "old") })
+		time.Sleep(time.Second)
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		want(t, f, 2, key, "new")
+		wg.Wait()
+	})
+}
+
+// … and if nobody can tell it, it believes its own load for the time of a lease at most.
+func TestLoadsOfThoseWhoCannotReachTheOwnerAreNotJoinedForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		s.slow(20 * time.Second)
+		f.Partition([]int{0}, []int{1})
+		var wg sync.WaitGroup
+		wg.Go(func() { want(t, f, 1, key, "old") })
+		time.Sleep(time.Second)
+		s.set(key, "new")
+		f.groups[0].Set(t.Context(), key, "new") // fails for the other, which cannot be told
+		time.Sleep(5 * time.Second)
+		want(t, f, 1, key, "new")
+		wg.Wait()
+	})
+}
+
 // T3.
 func TestConcurrentSetsAreEachDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
