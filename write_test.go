@@ -535,6 +535,30 @@ func TestLeaseRunsFromTheQuestion(t *testing.T) {
 	})
 }
 
+// While a write is on its way to the owner, the writer itself may be lent what it is about to replace.
+func TestWriterDropsWhatItWasLentMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, &shoal.GroupOptions[string]{HotRate: 0.5, HotLease: 5 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.calm(t)
+		want(t, f, 0, key, "old")
+		f.Delay(1, 0, 100*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		time.Sleep(10 * time.Millisecond)
+		f.Delay(1, 0, 0)
+		want(t, f, 1, key, "old")
+		if f.groups[1].Stats().HotEntries != 1 {
+			t.Error("no copy")
+		}
+		wg.Wait()
+		want(t, f, 1, key, "new")
+	})
+}
+
 // History 3: a load begins, the key is written, and the load ends: what it brought is not lent.
 func TestLoadThatAWriteOvertookIsNotLent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
