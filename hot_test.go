@@ -111,6 +111,18 @@ func TestCopiesAndOwnKeysShareOneBudget(t *testing.T) {
 	})
 }
 
+// Whoever lent them may not hear of writes any more.
+func TestCopiesGoWhenTheViewChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		f.heat(t, 1, ownedBy(f.Cluster, 0, 0))
+		f.See(1, 0, 1)
+		if n := f.groups[1].Stats().HotEntries; n != 0 {
+			t.Errorf("%d copies are left", n)
+		}
+	})
+}
+
 func TestLeaseEndsWithTheTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 2, nil, upper, &shoal.GroupOptions[string]{TTL: time.Second, HotRate: 0.5, HotLease: 5 * time.Second})
