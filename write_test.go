@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shoalcache/shoal"
+	"github.com/shoalcache/shoal/consistenthash"
 )
 
 // A source is what a fleet loads from. It may be changed, and takes as long as it is told.
@@ -900,6 +901,30 @@ func TestEverybodyIsToldWhileSomebodyDiffers(t *testing.T) {
 		f.wantExchanges(t, "it does again, but did not just now", 2, set)
 		time.Sleep(6 * time.Second)
 		f.wantExchanges(t, "calm again", 0, set)
+	})
+}
+
+// Of history 9: who is told names those it has lent the key, whom neither the writer nor the owner may know.
+func TestWhoIsToldNamesItsHolders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		f.See(0, 0, 2)
+		f.See(1, 0, 1)
+		f.See(2, 0, 2)
+		owner := func(a, b int, key string) int {
+			members := []consistenthash.Member{{ID: fmt.Sprint("http://cache-", a)}, {ID: fmt.Sprint("http://cache-", b)}}
+			return []int{a, b}[consistenthash.New(members).Owner(key)]
+		}
+		key := ""
+		for n := 0; key == "" || owner(0, 2, key) != 0 || owner(0, 1, key) != 1; n++ {
+			key = fmt.Sprint("key ", n)
+		}
+		s.set(key, "old")
+		f.heat(t, 2, key) // lent by 0
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new")) // owns it, and does not know of 2
+		wantEverywhere(t, f, key, "new")
 	})
 }
 
