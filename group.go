@@ -236,9 +236,10 @@ type want struct {
 	anew       bool // what there is must be replaced
 }
 
-// takes reports whether e will do for a call that began then, whether past its TTL or not.
+// takes reports whether e will do for a call that began then, whether past its TTL or not. What has been loaded since
+// does, however long that took.
 func (w want) takes(e *entry, began, now time.Duration) bool {
-	return !(w.fresh && e.born < began) && !(w.maxAge > 0 && now-e.born > w.maxAge)
+	return e.born >= began || !w.fresh && (w.maxAge == 0 || now-e.born <= w.maxAge)
 }
 
 // found is what came of looking for a key.
@@ -490,15 +491,12 @@ type loaded struct {
 
 type loadFlight = singleflight.Flight[string, found]
 
-// load runs the getter, once for all who wait, here and at peers. What it returns is kept if this process owns key.
+// load runs the getter, once for all who wait, here and at peers. What it returns is kept if this process owns key. A
+// load that had begun before the call, and brings what will not do, is followed by another.
 func (g *group) load(ctx context.Context, key string, w want) (found, error) {
 	began := g.cache.clock.now()
 	for anew := w.anew || w.fresh; ; anew = true {
-		do := g.loads.Do
-		if anew && !w.anew {
-			do = g.loads.DoNext
-		}
-		f, err := do(ctx, key, g.loadTimeout, func(ctx context.Context, f *loadFlight) (found, error) {
+		f, err := g.loads.Do(ctx, key, g.loadTimeout, func(ctx context.Context, f *loadFlight) (found, error) {
 			if !anew { // another load may have ended between the caller's look at memory and this flight's start
 				if f, ok := g.here(key); ok {
 					return f, f.err

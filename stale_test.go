@@ -376,6 +376,23 @@ func TestGetEntryHoldsItsConditions(t *testing.T) {
 	})
 }
 
+// A value that has just been loaded is as young as can be.
+func TestMaxAgeShorterThanALoadIsOneLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, slow(time.Second), nil)
+		for _, g := range f.groups {
+			before := f.loads.Load()
+			key := ownedBy(f.Cluster, 0, 0)
+			if e := entryOf(t, g, key, &shoal.GetOptions{MaxAge: time.Millisecond}); e.Source != "getter" {
+				t.Errorf("%+v", e)
+			}
+			if n := f.loads.Load() - before; n != 1 {
+				t.Errorf("%d loads", n)
+			}
+		}
+	})
+}
+
 // A load that began before the call is not fresh; those who want a fresh one share the next.
 func TestFreshJoinsNoLoadThatHasBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

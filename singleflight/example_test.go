@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/shoalcache/shoal/singleflight"
 )
@@ -16,23 +15,6 @@ func ExampleGroup_Do() {
 	})
 	fmt.Println(name, err)
 	// Output: Ada <nil>
-}
-
-func ExampleGroup_DoNext() {
-	var users singleflight.Group[int, string]
-	begun, asked := make(chan bool), make(chan bool)
-	go users.Do(context.Background(), 42, 0, func(ctx context.Context, _ *singleflight.Flight[int, string]) (string, error) {
-		close(begun)
-		<-asked
-		return "Ada Byron", nil // read before she married
-	})
-	<-begun
-	time.AfterFunc(time.Millisecond, func() { close(asked) })
-	name, err := users.DoNext(context.Background(), 42, 0, func(ctx context.Context, _ *singleflight.Flight[int, string]) (string, error) {
-		return "Ada Lovelace", nil
-	})
-	fmt.Println(name, err)
-	// Output: Ada Lovelace <nil>
 }
 
 func ExampleGroup_DoMany() {

@@ -167,38 +167,6 @@ func TestForgottenFlightsOfACallCommitNothing(t *testing.T) {
 	}
 }
 
-func TestDoNextJoinsNothingThatHasBegun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var g group
-		var began []time.Duration
-		start := time.Now()
-		fn := func(context.Context, *flight) (int, error) {
-			began = append(began, time.Since(start))
-			time.Sleep(time.Second)
-			return len(began), nil
-		}
-		var wg sync.WaitGroup
-		do := func(do func(context.Context, string, time.Duration, func(context.Context, *flight) (int, error)) (int, error), want int) {
-			wg.Go(func() {
-				if v, err := do(t.Context(), "a", 0, fn); v != want || err != nil {
-					t.Errorf("%d, %v, want %d", v, err, want)
-				}
-			})
-			synctest.Wait()
-		}
-		do(g.Do, 1)
-		do(g.DoNext, 2)
-		do(g.Do, 1) // joins what is under way all the same
-		do(g.DoNext, 2)
-		time.Sleep(1500 * time.Millisecond)
-		do(g.DoNext, 3)
-		wg.Wait()
-		if want := []time.Duration{0, time.Second, 2 * time.Second}; !slices.Equal(began, want) {
-			t.Errorf("calls began after %v", began)
-		}
-	})
-}
-
 // What overtakes a flight is not undone by it, nor by one that begins meanwhile.
 func TestOvertakeStoresAfterAllThatHasBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

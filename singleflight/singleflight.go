@@ -56,23 +56,13 @@ type call struct {
 // [context.DeadlineExceeded] even if fn has not noticed. A caller whose ctx ends leaves with the error of ctx; the
 // others stay. If fn panics or calls [runtime.Goexit], the error of all is a [*PanicError].
 func (g *Group[K, V]) Do(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error)) (V, error) {
-	return g.do(ctx, key, timeout, fn, false)
-}
-
-// DoNext is Do, but does not join a flight that has begun: the result is that of a call which begins after this one.
-// Only if a flight that is under way fails, its error is the result.
-func (g *Group[K, V]) DoNext(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error)) (V, error) {
-	return g.do(ctx, key, timeout, fn, true)
-}
-
-func (g *Group[K, V]) do(ctx context.Context, key K, timeout time.Duration, fn func(context.Context, *Flight[K, V]) (V, error), next bool) (V, error) {
 	if err := ctx.Err(); err != nil {
 		var zero V
 		return zero, err
 	}
 	f := g.board([]K{key}, timeout, func(ctx context.Context, fs []*Flight[K, V]) {
 		fs[0].End(fn(ctx, fs[0]))
-	}, next)[0]
+	})[0]
 	return f.wait(ctx)
 }
 
@@ -93,7 +83,7 @@ func (g *Group[K, V]) DoMany(ctx context.Context, keys []K, timeout time.Duratio
 		}
 		return results
 	}
-	for i, f := range g.board(keys, timeout, fn, false) {
+	for i, f := range g.board(keys, timeout, fn) {
 		results[i].Value, results[i].Err = f.wait(ctx)
 	}
 	return results
@@ -170,16 +160,15 @@ func (f *Flight[K, V]) End(value V, err error) {
 	f.letLocked()
 }
 
-// board returns the flights that a caller waits for: of each key one that can be joined, or, if next is true, one that
-// has not begun.
-func (g *Group[K, V]) board(keys []K, timeout time.Duration, fn func(context.Context, []*Flight[K, V]), next bool) []*Flight[K, V] {
+// board returns the flights that a caller waits for, one of each key.
+func (g *Group[K, V]) board(keys []K, timeout time.Duration, fn func(context.Context, []*Flight[K, V])) []*Flight[K, V] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := make([]*Flight[K, V], len(keys))
 	var begin []*Flight[K, V]
 	for i, key := range keys {
 		f := g.flights[key]
-		if f == nil || (f.sealed || next) && f.next == nil {
+		if f == nil || f.sealed && f.next == nil {
 			new := &Flight[K, V]{group: g, key: key, timeout: timeout, fn: fn, done: make(chan struct{})}
 			if f == nil {
 				begin = append(begin, new)
@@ -187,7 +176,7 @@ func (g *Group[K, V]) board(keys []K, timeout time.Duration, fn func(context.Con
 				f.next, new.behind = new, f
 			}
 			f = new
-		} else if f.sealed || next {
+		} else if f.sealed {
 			f = f.next
 		}
 		f.waiters++
