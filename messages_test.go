@@ -106,6 +106,37 @@ func TestBadAnswersToAWriteAreErrors(t *testing.T) {
 	}
 }
 
+// net/http sends again what it takes for harmless, when a kept connection turns out to be dead. A write is not.
+func TestOnlyQuestionsMayBeSentTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		im := newImpostor(t)
+		var twice bool
+		im.answers(func(w http.ResponseWriter, r *http.Request) {
+			_, twice = r.Header["Idempotency-Key"]
+			http.Error(w, "", 500)
+		})
+		if im.group.Get(t.Context(), im.key); !twice {
+			t.Error("a question may not be sent twice")
+		}
+		c := shoal.NewGroup[int](im.cache, "counters", nil, nil)
+		for _, write := range []func(){
+			func() { im.group.Set(t.Context(), im.key, "value") },
+			func() { shoal.Add(t.Context(), c, im.key, 1) },
+		} {
+			first := true
+			im.answers(func(w http.ResponseWriter, r *http.Request) {
+				if _, twice := r.Header["Idempotency-Key"]; twice && first {
+					t.Error("a write may be sent twice")
+				}
+				first = false // drops may
+				http.Error(w, "", 500)
+			})
+			write()
+		}
+		im.cache.Shutdown(t.Context())
+	})
+}
+
 // Holders without end, who name each other, are not told without end.
 func TestHoldersThatAreNamedAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -364,7 +364,6 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		return accepted{err: &notOwner{owner}}
 	}
 	g.counts.writes.Add(1)
-	g.drop(c.key, 0, true)
 	var e entry
 	var cost, sum int64
 	if op == shoalpb.Write_ADD {

@@ -815,6 +815,32 @@ func TestEndedContextEndsTheWaitAndNotTheWrite(t *testing.T) {
 	})
 }
 
+// Whatever becomes of a write, the process that writes does not go on with its own copy.
+func TestWriterDropsItsOwnCopyFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		for name, write := range map[string]func(key string) error{
+			"set":    func(key string) error { return f.groups[1].Set(done, key, "new") },
+			"remove": func(key string) error { return f.groups[1].Remove(done, key) },
+			"purge":  func(string) error { return f.groups[1].Purge(done) },
+		} {
+			key := ownedBy(f.Cluster, 0, 0)
+			f.heat(t, 1, key)
+			f.Delay(1, 0, 100*time.Millisecond)
+			if err := write(key); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if n := f.groups[1].Stats().HotEntries; n != 0 {
+				t.Errorf("%s: %d copies are left", name, n)
+			}
+			f.Delay(1, 0, 0)
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 func TestShutdownWaitsForWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 2, nil, nil, nil)
