@@ -164,8 +164,20 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// carryOut carries out a write, or a part of one, that goes on even if its caller does not wait for it.
-func (c *Cache) carryOut(write func()) (done <-chan struct{}) {
+// carryOut carries out a write, or a part of one, and waits for it. If ctx ends, the write goes on.
+func (c *Cache) carryOut(ctx context.Context, what string, write func(context.Context) error) error {
+	var err error
+	over := c.detach(func() { err = write(context.Background()) })
+	select {
+	case <-over:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s goes on, but is not waited for: %w", what, ctx.Err())
+	}
+}
+
+// detach runs write in a goroutine of its own, which Shutdown waits for.
+func (c *Cache) detach(write func()) (done <-chan struct{}) {
 	c.mu.Lock()
 	c.writes++
 	c.mu.Unlock()
@@ -218,7 +230,7 @@ func (c *Cache) Stats() Stats {
 	v := c.peers.view.Load()
 	for i, p := range v.members {
 		if i != v.self {
-			s.Peers = append(s.Peers, p.stats())
+			s.Peers = append(s.Peers, p.stats(v.digest))
 		}
 	}
 	return s

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -183,6 +184,8 @@ type group struct {
 	loads   singleflight.Group[string, found]
 	fetches singleflight.Group[string, found]
 
+	changes [256]atomic.Uint64 // writes of keys, by a hash
+
 	rates      rates  // how often peers ask for a key
 	leases     leases // who may hold a copy of one
 	generation generation
@@ -311,6 +314,11 @@ func (g *group) held(key string, w want) (found, bool) {
 		return found{}, false
 	}
 	now := g.cache.clock.now()
+	if w.cachedOnly { // which has no load replace anything, and serves what waits for one
+		if e := g.main.peek(key); e != nil && w.takes(e, now, now) {
+			return g.hit(key, e, false), true
+		}
+	}
 	look := func(s *store) (*entry, bool) {
 		if s.used.Load() == 0 {
 			return nil, false
@@ -322,7 +330,7 @@ func (g *group) held(key string, w want) (found, bool) {
 		}
 		return s.get(key)
 	}
-	if w != (want{}) {
+	if w != (want{}) && !w.cachedOnly {
 		if e, due := look(g.main); e != nil {
 			return g.hit(key, e, due), true
 		}
@@ -375,10 +383,11 @@ func (g *group) loadHere(ctx context.Context, key string, w want) (found, error)
 // A question is what a peer asks.
 type question struct {
 	want
-	from    *peer  // nil: nobody in the view
-	callers int64  // how many calls it answers there
-	lease   bool   // a copy would be kept
-	have    uint64 // the version of the one that has been
+	from    *peer         // nil: nobody in the view
+	callers int64         // how many calls it answers there
+	over    time.Duration // … within this time, those that a copy has answered; 0: at once
+	lease   bool          // a copy would be kept
+	have    uint64        // the version of the one that has been
 }
 
 // answer answers a peer that takes this process for the owner of key. It calls loading before it waits for a load. It
@@ -398,13 +407,9 @@ func (g *group) answer(ctx context.Context, key string, q question, loading func
 	if q.cachedOnly {
 		return found{}, ErrNotCached
 	}
-	loading(g.loadTimeout)
+	loading(g.longestLoad(q.want))
 	f, err := g.load(ctx, key, q.want)
-	if lease > 0 {
-		if e := g.peek(key); e != nil && e.version == f.version { // else it has been written to since
-			f.lease = g.leaseOf(f, lease)
-		}
-	}
+	f.lease = g.leaseOf(f, lease) // none if it was written to meanwhile, for then it is not kept
 	return f, err
 }
 
@@ -413,10 +418,13 @@ func (g *group) serve(key string, q question) (found, bool) {
 	if q.fresh {
 		return found{}, false
 	}
-	if q.maxAge > 0 {
-		now := g.cache.clock.now()
-		if e := g.peek(key); e == nil || !q.takes(e, now, now) {
+	if now := g.cache.clock.now(); q.maxAge > 0 || q.cachedOnly {
+		e := g.peek(key)
+		if e == nil || !q.takes(e, now, now) {
 			return found{}, false
+		}
+		if q.cachedOnly {
+			return g.hit(key, e, false), true
 		}
 	}
 	if e, due := g.main.serve(key, q.callers); e != nil {
@@ -439,15 +447,23 @@ func (g *group) peek(key string) *entry {
 // fetch asks the owner of key. Nobody joins a question that has been sent, for the answer may have been made before a
 // write that a later caller must see: later callers gather in the next. A question on conditions is asked for one caller.
 func (g *group) fetch(ctx context.Context, key string, w want) (found, error) {
+	var f found
+	var err error
 	if w != (want{}) {
-		return g.ask(ctx, nil, key, question{want: w, callers: 1})
+		f, err = g.ask(ctx, nil, key, question{want: w, callers: 1})
+	} else {
+		f, err = g.fetches.Do(ctx, key, 0, func(ctx context.Context, f *singleflight.Flight[string, found]) (found, error) {
+			return g.ask(ctx, f, key, question{callers: int64(f.Seal()), lease: g.hotShare > 0})
+		})
 	}
-	return g.fetches.Do(ctx, key, 0, func(ctx context.Context, f *singleflight.Flight[string, found]) (found, error) {
-		return g.ask(ctx, f, key, question{callers: int64(f.Seal()), lease: g.hotShare > 0})
-	})
+	if err == nil {
+		err = f.err // no error of the flight's, which would be one for later callers too
+	}
+	return f, err
 }
 
-// ask asks the owner of key, in flight if there is one, and keeps a copy if the owner gives a lease.
+// ask asks the owner of key, in flight if there is one, and keeps a copy if the owner gives a lease. That there is no
+// value is no error here.
 func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, found], key string, q question) (found, error) {
 	owner, _ := g.cache.peers.view.Load().owner(key)
 	if owner == nil {
@@ -456,18 +472,17 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 	before := g.copies.peek(key)
 	if q.lease && before != nil {
 		q.have = before.version
-		q.callers += g.recentCalls(key, before)
+		q.callers += g.copies.callsOf(key)
+		q.over = g.cache.clock.now() - (before.fresh - g.hotLease)
 	}
 	g.counts.fetches.Add(1)
 	sent := g.cache.clock.now()
 	f, err := g.cache.fetch(ctx, owner, g, key, q, before)
-	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil {
+	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
-		if other := g.cache.peers.known(other.owner); other != nil {
-			g.counts.fetches.Add(1)
-			q.lease, q.have = false, 0
-			f, err = g.cache.fetch(ctx, other, g, key, q, nil)
-		}
+		g.counts.fetches.Add(1)
+		q.lease, q.have = false, 0
+		f, err = g.cache.fetch(ctx, other.owner, g, key, q, nil)
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
 		copy.fresh = sent + min(f.lease, maxLease) // the owner counts from later
@@ -475,9 +490,6 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 		var cost int64
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
-	}
-	if err == nil {
-		err = f.err
 	}
 	return f, err
 }
@@ -499,16 +511,18 @@ func (g *group) load(ctx context.Context, key string, w want) (found, error) {
 		f, err := g.loads.Do(ctx, key, g.loadTimeout, func(ctx context.Context, f *loadFlight) (found, error) {
 			if !anew { // another load may have ended between the caller's look at memory and this flight's start
 				if f, ok := g.here(key); ok {
-					return f, f.err
+					return f, nil
 				}
 			}
 			return g.fly(ctx, f)
 		})
 		f, err = g.landed(ctx, key, f, err)
-		if err != nil && f.err == nil || w.takes(&f.entry, began, g.cache.clock.now()) {
+		switch {
+		case err != nil:
 			return f, err
-		}
-		if f.failed != nil {
+		case w.takes(&f.entry, began, g.cache.clock.now()):
+			return f, f.err
+		case f.failed != nil:
 			return found{}, f.failed
 		}
 	}
@@ -523,10 +537,19 @@ func (g *group) here(key string) (found, bool) {
 	return found{entry: *e, kept: true}, true
 }
 
-// fly is a load flight's way to the getter and back.
+// longestLoad is how long a load may take: two, if what the first brings may not do.
+func (g *group) longestLoad(w want) time.Duration {
+	if w.fresh || w.maxAge > 0 {
+		return 2 * g.loadTimeout
+	}
+	return g.loadTimeout
+}
+
+// fly is a load flight's way to the getter and back. What the getter says is its result, in found.err if it is an error:
+// an error of the flight itself is shared with those who gather behind it.
 func (g *group) fly(ctx context.Context, f *loadFlight) (found, error) {
 	if g.getter == nil {
-		return found{}, ErrNotFound
+		return found{entry: entry{err: ErrNotFound, born: g.cache.clock.now()}}, nil
 	}
 	done, err := g.turn(ctx, f)
 	if err != nil {
@@ -536,7 +559,7 @@ func (g *group) fly(ctx context.Context, f *loadFlight) (found, error) {
 	began := g.cache.clock.now()
 	g.counts.loads.Add(1)
 	l := g.run(func() []loaded { return []loaded{g.getter(ctx, f.Key())} })[0]
-	return g.settle(f, began, l)
+	return g.settle(f, began, l), nil
 }
 
 // turn waits until the getter may run for flights.
@@ -583,15 +606,19 @@ func (g *group) run(getter func() []loaded) []loaded {
 
 // settle makes the result of what the getter has said, and keeps it if the key is this process's and the flight has not
 // been forgotten. It is forgotten by a write, and if the key goes to another process just now: see viewSwapped.
-func (g *group) settle(f *loadFlight, began time.Duration, l loaded) (found, error) {
+func (g *group) settle(f *loadFlight, began time.Duration, l loaded) found {
 	ttl, into := l.ttl, g.main
 	switch {
 	case l.err == nil:
 	case errors.Is(l.err, ErrNotFound):
 		ttl, into = cut(cmp.Or(g.notFoundTTL, -1), g.jitter), g.absent
 	default:
-		if e := g.main.failed(f.Key()); e != nil {
-			return g.instead(e, l.err), nil
+		var e *entry
+		if !f.Commit(func() { e = g.main.failed(f.Key()) }) { // else it may have failed since nobody waits any more
+			e = g.main.peek(f.Key())
+		}
+		if e != nil {
+			return g.instead(e, l.err)
 		}
 		ttl, into = cut(cmp.Or(g.errorTTL, -1), g.jitter), g.absent
 	}
@@ -602,10 +629,10 @@ func (g *group) settle(f *loadFlight, began time.Duration, l loaded) (found, err
 		result.kept = cost > 0
 		g.shrink(into, cost)
 	}
-	return result, l.err
+	return result
 }
 
-// aged sets when e, whose TTL begins now, ends.
+// aged returns e with a TTL that begins now.
 func (g *group) aged(e entry, ttl time.Duration) entry {
 	now := g.cache.clock.now()
 	if ttl != 0 && ttl <= math.MaxInt64-now { // else for ever, or as good as
@@ -652,19 +679,20 @@ func trimmed(data []byte) []byte {
 
 // landed sees to what a flight cannot see to itself: it panicked, or took too long.
 func (g *group) landed(ctx context.Context, key string, f found, err error) (found, error) {
+	if err == nil && errors.Is(f.err, context.DeadlineExceeded) {
+		f.err = fmt.Errorf("load %.80q of group %q: %w", key, g.name, f.err)
+	}
 	_, panicked := errors.AsType[*PanicError](err)
 	late := ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
 	if !panicked && !late {
 		return f, err
 	}
 	err = fmt.Errorf("load %.80q of group %q: %w", key, g.name, err)
-	if f.err != nil {
-		return f, err // the getter returned it
-	}
 	if e := g.main.failed(key); e != nil {
 		return g.instead(e, err), nil
 	}
 	if late && g.errorTTL > 0 && g.cache.peers.view.Load().owns(key) {
+		// The flight is over, and cannot commit it. An error is no value, and takes none away.
 		_, cost := g.absent.put(key, nil, g.aged(entry{err: err, born: g.cache.clock.now()}, cut(g.errorTTL, g.jitter)))
 		g.shrink(g.absent, cost)
 	}
@@ -677,16 +705,15 @@ func (g *group) instead(e *entry, err error) found {
 }
 
 // viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,
-// which then keep nothing any more, then what they have kept. Copies go all, for who gave their leases may not know of
+// which then keep nothing any more, then what they have kept. Loads of keys that have come to it began when nobody told
+// it of writes, and are forgotten too. Copies go all, for who gave their leases may not know of
 // writes any more. Who asks from now on asks an owner of the new view, and does not gather behind a question to one of
 // the old.
 func (g *group) viewSwapped(old, new *view) {
-	for _, key := range g.fetches.Keys() {
-		g.fetches.Forget(key)
-	}
+	g.fetches.ForgetAll()
 	g.copies.clear()
 	for _, key := range g.loads.Keys() {
-		if old.owns(key) && !new.owns(key) {
+		if old.owns(key) != new.owns(key) {
 			g.loads.Forget(key)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/shoalcache/shoal/shoalpb"
 	"github.com/shoalcache/shoal/singleflight"
 )
 
@@ -53,7 +54,7 @@ func TestNothingIsKeptOfAKeyThatIsLostAtThatMoment(t *testing.T) {
 	place := &moving{then: func() { cache.peers.swap([]*peer{others}, false) }}
 	_, err = g.group.loads.Do(t.Context(), "key", 0, func(_ context.Context, f *singleflight.Flight[string, found]) (found, error) {
 		cache.peers.view.Store(&view{members: []*peer{mine}, self: 0, owners: place})
-		return g.group.settle(f, 0, loaded{data: []byte("value")})
+		return g.group.settle(f, 0, loaded{data: []byte("value")}), nil
 	})
 	if s := g.Stats(); err != nil || s.Entries != 0 {
 		t.Errorf("%v, %d entries of another's", err, s.Entries)
@@ -68,5 +69,46 @@ func TestEvictionEndsWhenNothingIsLeft(t *testing.T) {
 	s.shrink(math.MaxInt64)
 	if _, ok := s.peek("key"); ok {
 		t.Error("the budget is exceeded, and an entry is still there")
+	}
+}
+
+func TestNothingIsWrittenToAKeyThatIsLostAtThatMoment(t *testing.T) {
+	cache, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGroup[string](cache, "g", nil, nil)
+	mine, others := &peer{Peer: Peer{ID: "mine"}, incarnation: cache.peers.incarnation}, &peer{Peer: Peer{ID: "other"}}
+	place := &moving{then: func() { cache.peers.swap([]*peer{others}, false) }}
+	cache.peers.view.Store(&view{members: []*peer{mine}, self: 0, owners: place})
+	done := g.group.accept(t.Context(), shoalpb.Write_SET, change{key: "key", value: []byte("value")}, nil)
+	if _, refused := done.err.(*notOwner); !refused || g.Stats().Entries != 0 {
+		t.Errorf("%v, %d entries of another's", done.err, g.Stats().Entries)
+	}
+}
+
+// What a peer misses while it is told of what it had missed before is not taken for told.
+func TestHintOfALaterWriteOutlivesTheDeliveryOfAnEarlierOne(t *testing.T) {
+	cache, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache.end() // nothing is delivered but here
+	g, p := NewGroup[string](cache, "g", nil, nil).group, &peer{Peer: Peer{ID: "p"}}
+	h := &cache.hints
+	h.keep(g, p, "key", 1)
+	h.keep(g, p, "other", 1)
+	h.keepPurge(g, p)
+	of := h.peers["p"]
+	sent := owed{map[string]uint64{"key": 1, "other": 1}, 0, 1}
+	h.keep(g, p, "key", 2)
+	h.keepPurge(g, p)
+	h.told(of, g, sent)
+	if left := of.owed[g]; left == nil || len(left.keys) != 1 || left.keys["key"] != 2 || left.purges != 2 || of.keys != 1 {
+		t.Errorf("left: %+v, %d keys", left, of.keys)
+	}
+	h.told(of, g, owed{map[string]uint64{"key": 2}, 0, 2})
+	if len(of.owed) > 0 || of.keys != 0 || of.size != 0 {
+		t.Errorf("left: %+v, %d keys, %d bytes", of.owed, of.keys, of.size)
 	}
 }

@@ -19,8 +19,8 @@ type hints struct {
 	peers map[string]*hint
 }
 
-// maxHints is how many keys are kept for one peer. Where there are more, it has to drop their groups.
-const maxHints = 1024
+// maxHints and maxHintBytes are how many keys are kept for one peer. Where there are more, it has to drop their groups.
+const maxHints, maxHintBytes = 1024, 128 << 10
 
 // hintLife is how long a peer that has left the view is remembered for what it has missed.
 const hintLife = 10 * time.Minute
@@ -28,7 +28,8 @@ const hintLife = 10 * time.Minute
 // A hint is what one peer has missed.
 type hint struct {
 	peer *peer
-	keys int
+	keys int // in all groups
+	size int // bytes of them
 	owed map[*group]*owed
 	wake chan struct{}
 }
@@ -48,19 +49,28 @@ func (h *hints) keep(g *group, p *peer, key string, version uint64) {
 			return
 		}
 		if _, known := o.keys[key]; !known {
-			if hint.keys == maxHints {
-				hint.keys -= len(o.keys)
+			if hint.keys == maxHints || hint.size+len(key) > maxHintBytes {
+				for key := range o.keys {
+					hint.forget(key)
+				}
 				o.keys, o.all = nil, 1
 				g.counts.hintsLost.Add(1)
 				return
 			}
 			hint.keys++
+			hint.size += len(key)
 		}
 		if o.keys == nil {
 			o.keys = make(map[string]uint64)
 		}
 		o.keys[key] = max(o.keys[key], version)
 	})
+}
+
+// forget takes note that key is not kept any more.
+func (h *hint) forget(key string) {
+	h.keys--
+	h.size -= len(key)
 }
 
 // keepPurge takes note that p has not been told of a purge.
@@ -185,7 +195,7 @@ func (h *hints) told(of *hint, g *group, o owed) {
 	for key, version := range o.keys {
 		if left.keys[key] == version {
 			delete(left.keys, key)
-			of.keys--
+			of.forget(key)
 		}
 	}
 	if left.purges == 0 && left.all == 0 && len(left.keys) == 0 {

@@ -4,6 +4,7 @@ package shoal
 // ask often, and remembers them: until the lease has ended, a write is told to them.
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -22,7 +23,8 @@ func (g *group) grant(key string, q question) time.Duration {
 		return 0
 	}
 	now := g.cache.clock.now()
-	if g.rates.note(key, q.from.incarnation, q.callers, now) < g.hotRate {
+	perSecond := float64(q.callers) / max(q.over.Seconds(), 1)
+	if g.rates.note(key, q.from.incarnation, perSecond, now) < g.hotRate {
 		return 0
 	}
 	// The holder counts from when it asked, which is earlier; clocks may run at rates that differ by a little.
@@ -34,23 +36,21 @@ func (g *group) grant(key string, q question) time.Duration {
 
 // leaseOf returns how long f, which is to be sent to a peer, may be served there if the lease is that long.
 func (g *group) leaseOf(f found, lease time.Duration) time.Duration {
-	if lease == 0 || !f.kept || f.err != nil && f.fresh == 0 {
+	if lease == 0 || !f.kept || f.err != nil && !errors.Is(f.err, ErrNotFound) {
 		return 0
 	}
 	if f.stale {
 		return min(lease, firstReload) // it is being replaced
 	}
-	if left := f.remaining(g.cache.clock.now()); left > 0 {
+	now := g.cache.clock.now()
+	if left := f.remaining(now); left > 0 {
 		lease = min(lease, left)
+	}
+	if ahead := f.ahead(); g.stale > 0 && ahead > now {
+		lease = min(lease, ahead-now) // so that the owner is asked in time to load it anew
 	}
 	g.counts.leases.Add(1)
 	return lease
-}
-
-// recentCalls returns how many calls a second the copy of key answered before its lease ended.
-func (g *group) recentCalls(key string, copy *entry) int64 {
-	period := g.cache.clock.now() - (copy.fresh - g.hotLease)
-	return int64(float64(g.copies.callsOf(key)) / max(period, time.Millisecond).Seconds())
 }
 
 // tableSizes returns how large the tables of a group may become beside its values: together about 1% of its memory.
@@ -81,7 +81,7 @@ type rate struct {
 }
 
 // note adds calls of a peer for key, and returns their rate a second.
-func (r *rates) note(key string, peer uint64, calls int64, now time.Duration) float64 {
+func (r *rates) note(key string, peer uint64, calls float64, now time.Duration) float64 {
 	pair := xxhash.Sum64String(key) ^ peer*0x9e3779b97f4a7c15
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -104,11 +104,11 @@ func (r *rates) note(key string, peer uint64, calls int64, now time.Duration) fl
 			place = second
 		}
 		if place.calls >= 1 && rand.Float64() > math.Pow(1.08, -place.calls) {
-			return float64(calls)
+			return calls
 		}
 		*place = rate{pair: pair, at: now}
 	}
-	place.calls += float64(calls)
+	place.calls += calls
 	return place.calls
 }
 

@@ -177,3 +177,17 @@ func TestCopyIsRenewedWithoutItsValue(t *testing.T) {
 		}
 	})
 }
+
+func TestKeyThatIsHotThroughCopiesIsLoadedAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, &shoal.GroupOptions[string]{TTL: 20 * time.Second, Stale: time.Minute, HotLease: 5 * time.Second})
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "v")
+		for range 30 * 199 / 10 {
+			want(t, f, 1, key, "v")
+			time.Sleep(time.Second / 30)
+		}
+		f.wantLoads(t, 2) // 30 gets a second, HotRate is 10
+	})
+}

@@ -145,8 +145,9 @@ func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request,
 		if err != nil {
 			return causeOf(ctx, err)
 		}
-		if loading := reply.GetLoading(); loading != nil && patience == c.opts.PeerTimeout {
-			patience += min(max(time.Duration(loading.Longest), 1), longestLoad)
+		if loading := reply.GetLoading(); loading != nil && longestLoad > 0 { // once
+			patience += min(max(time.Duration(loading.Longest), 0), longestLoad)
+			longestLoad = 0
 			continue
 		}
 		c.heard(reply.GetSender())
@@ -241,7 +242,7 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return fmt.Sprintf("refused (%v): %s", e.reason, e.text) }
 
-func refusal(r *shoalpb.Refused) error {
+func (c *Cache) refusal(r *shoalpb.Refused) error {
 	if r.Reason != shoalpb.Refused_NOT_OWNER {
 		return &refusedError{r.Reason, string(clip(string(r.Text)))}
 	}
@@ -249,7 +250,7 @@ func refusal(r *shoalpb.Refused) error {
 	if err != nil {
 		return &notOwner{}
 	}
-	return &notOwner{&peer{Peer: Peer{ID: string(r.OwnerId), Addr: addr}, counts: new(peerCounts)}}
+	return &notOwner{c.peers.named(r.OwnerId, []byte(addr))}
 }
 
 // ServeHTTP answers peers. Mount it at /_shoal/, below the path of Self if that has one; mounted at /_groupcache/
@@ -405,9 +406,9 @@ func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
 	if p := c.peers.sender(s); p != nil {
-		agrees := s.GetView() == c.peers.view.Load().digest
-		if was := p.counts.agrees.Swap(agrees); agrees && !was {
-			c.peers.differs.Store(int64(c.clock.now()))
+		if p.counts.shown.Load() != s.GetView() {
+			c.peers.differs.Store(int64(c.clock.now())) // before it may agree
+			p.counts.shown.Store(s.GetView())
 		}
 		c.hints.heard(p.ID)
 	}

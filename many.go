@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -71,11 +72,8 @@ func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got f
 		var elsewhere []string
 		g.counts.fetches.Add(1)
 		err := g.cache.fetchMany(ctx, owner, g, now, func(i int, f found, err error) {
-			if answered[i] {
-				return
-			}
 			answered[i] = true
-			if g.fallsBack(err) {
+			if _, ok := errors.AsType[*notOwner](err); ok || g.fallsBack(err) {
 				elsewhere = append(elsewhere, now[i]) // the views differ
 				return
 			}
@@ -136,23 +134,34 @@ func (g *group) answerMany(ctx context.Context, keys []string, loading func(), g
 }
 
 // loadMany is load for many keys, each named once: with one call of the batch getter for those that are not being loaded
-// yet, or key by key, some at a time. It may call got from several goroutines, but not at once.
+// yet, or key by key, some at a time.
 func (g *group) loadMany(ctx context.Context, keys []string, got func(key string, f found, err error)) {
 	if len(keys) == 0 {
 		return
 	}
 	if g.batch == nil {
-		var mu sync.Mutex // got is called by one at a time
-		each(keys, func(key string) {
-			f, err := g.load(ctx, key, want{})
-			mu.Lock()
-			defer mu.Unlock()
-			got(key, f, err)
-		})
+		type one struct {
+			key string
+			outcome
+		}
+		all := make(chan one, len(keys))
+		go func() {
+			defer close(all)
+			each(keys, func(key string) {
+				f, err := g.load(ctx, key, want{})
+				all <- one{key, outcome{f, err}}
+			})
+		}()
+		for o := range all {
+			got(o.key, o.found, o.err)
+		}
 		return
 	}
 	for i, r := range g.loads.DoMany(ctx, keys, g.loadTimeout, g.flyMany) {
 		f, err := g.landed(ctx, keys[i], r.Value, r.Err)
+		if err == nil {
+			err = f.err
+		}
 		got(keys[i], f, err)
 	}
 }
@@ -163,7 +172,7 @@ func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
 	var keys []string
 	for _, f := range flights {
 		if result, ok := g.here(f.Key()); ok {
-			f.End(result, result.err)
+			f.End(result, nil)
 			continue
 		}
 		left = append(left, f)
@@ -184,7 +193,7 @@ func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
 	g.counts.loads.Add(int64(len(keys)))
 	g.counts.batches.Add(1)
 	for i, l := range g.run(func() []loaded { return g.batch(ctx, keys) }) {
-		left[i].End(g.settle(left[i], began, l))
+		left[i].End(g.settle(left[i], began, l), nil)
 	}
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -441,6 +443,123 @@ func TestAddAfterARemoveDoesNotStartFromBefore(t *testing.T) {
 		wg.Wait()
 		if v, err := g.Get(t.Context(), "key"); v != 1001 || err != nil {
 			t.Error(v, err)
+		}
+	})
+}
+
+// Loads one after the other may take longer than one may; who waits hears of each.
+func TestGetManyHearsOfEachLoadInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, func(ctx context.Context, key string) (string, error) {
+			time.Sleep(time.Second)
+			return key, nil
+		}, &shoal.GroupOptions[string]{LoadTimeout: 2 * time.Second})
+		var keys []string
+		for n := range 200 {
+			keys = append(keys, ownedBy(f.Cluster, 0, n))
+		}
+		values, err := f.groups[1].GetMany(t.Context(), keys)
+		if len(values) != 200 || err != nil {
+			t.Errorf("%d values, %v", len(values), err)
+		}
+		f.wantLoads(t, 200)
+	})
+}
+
+// A hookCodec encodes counters, and calls its hook when it comes to a zero.
+type hookCodec struct{ hook func() }
+
+func (c *hookCodec) Append(b []byte, v int) ([]byte, error) {
+	if v == 0 && c.hook != nil {
+		c.hook()
+	}
+	return strconv.AppendInt(b, int64(v), 10), nil
+}
+func (c *hookCodec) Decode(b []byte) (int, error) { return strconv.Atoi(string(b)) }
+
+func TestAddStartsAgainIfTheKeyWasWrittenMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stored atomic.Int64
+		codec := new(hookCodec)
+		f := newFleet(t, 1, nil, func(context.Context, string) (int, error) {
+			if v := stored.Load(); v != 0 {
+				return int(v), nil
+			}
+			return 0, shoal.ErrNotFound
+		}, &shoal.GroupOptions[int]{Codec: codec})
+		g := f.groups[0]
+		codec.hook = func() {
+			codec.hook = nil
+			stored.Store(100)
+			must(t, g.Remove(t.Context(), "key"))
+			if v, err := g.Get(t.Context(), "key"); v != 100 || err != nil {
+				t.Error(v, err)
+			}
+			must(t, g.Remove(t.Context(), "key"))
+		}
+		sum, err := shoal.Add(t.Context(), g, "key", 1)
+		v, err2 := g.Get(t.Context(), "key")
+		if v < 100 {
+			t.Error(sum, err, v, err2)
+		}
+	})
+}
+
+// A getter that has failed is not run again, by whoever asked.
+func TestPanicOfABatchFitsIntoItsAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var batches atomic.Int64
+		f := newFleet[string](t, 2, &shoal.Options{MaxValueBytes: 64 << 10}, nil, &shoal.GroupOptions[string]{
+			GetMany: func(ctx context.Context, keys []string) (map[string]string, error) {
+				batches.Add(1)
+				panic("x")
+			}})
+		var keys []string
+		for n := range 1000 {
+			keys = append(keys, ownedBy(f.Cluster, 0, n))
+		}
+		_, err := f.groups[1].GetMany(t.Context(), keys)
+		if batches.Load() != 1 {
+			t.Errorf("%d batches: %.300v", batches.Load(), err)
+		}
+	})
+}
+
+func TestOverflowAtAnotherPeerIsAnErrorOfTheAdd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[int](t, 2, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		must(t, f.groups[0].Set(t.Context(), key, math.MaxInt))
+		_, err := shoal.Add(t.Context(), f.groups[1], key, 1)
+		p, _ := errors.AsType[*shoal.PeerError](err)
+		if p == nil || p.Op != "add" {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestGetManyOfAKeyValueGroupFollowsARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		for n := range 100 {
+			must(t, f.groups[1].Set(t.Context(), fmt.Sprint("k", n), "v"))
+		}
+		f.See(0, 0, 1) // and does not know of 2
+		var keys []string
+		ok := 0
+		for n := range 100 {
+			key := fmt.Sprint("k", n)
+			if f.Owner(key) != 2 {
+				continue
+			}
+			keys = append(keys, key)
+			if _, err := f.groups[0].Get(t.Context(), key); err == nil {
+				ok++
+			}
+		}
+		values, err := f.groups[0].GetMany(t.Context(), keys)
+		if len(values) != ok {
+			t.Errorf("Get finds %d of %d, GetMany %d: %.200v", ok, len(keys), len(values), err)
 		}
 	})
 }

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/shoalcache/shoal/shoalpb"
 )
 
@@ -42,7 +44,7 @@ func (c *Cache) tell(ctx context.Context, p *peer, g *group, req *shoalpb.Reques
 			c.peers.noticed(sighting{id: p.ID, incarnation: was}) // somebody else is there now
 		}
 		if r := reply.GetRefused(); r != nil {
-			return false, refusal(r)
+			return false, c.refusal(r)
 		}
 		g.meet(reply.GetGeneration())
 		return answer(reply)
@@ -77,9 +79,9 @@ func (c *Cache) fetch(ctx context.Context, p *peer, g *group, key string, q ques
 	sent := c.clock.now()
 	var failed error
 	err = c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{
-		Key: []byte(key), Callers: uint32(min(q.callers, 1<<30)), Lease: q.lease, Have: q.have,
+		Key: []byte(key), Callers: uint32(min(q.callers, 1<<30)), Over: int64(q.over), Lease: q.lease, Have: q.have,
 		MaxAge: int64(q.maxAge), Fresh: q.fresh, CachedOnly: q.cachedOnly,
-	}}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
+	}}}, g.longestLoad(q.want), func(reply *shoalpb.Reply) (bool, error) {
 		if same := reply.GetSame(); same != nil && before != nil {
 			g.counts.renewed.Add(1)
 			f = found{entry: *before, fetched: true}
@@ -123,7 +125,7 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 			return false, unexpected(reply)
 		}
 		for _, item := range items {
-			if int(item.Index) >= len(keys) || answered[item.Index] {
+			if uint64(item.Index) >= uint64(len(keys)) || answered[item.Index] {
 				return false, fmt.Errorf("its answer to key %d of %d is not the first", item.Index, len(keys))
 			}
 			answered[item.Index] = true
@@ -133,7 +135,7 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 			if failed != nil {
 				op, err = "load", failed
 			} else if r := item.GetRefused(); r != nil {
-				err = refusal(r)
+				err = c.refusal(r)
 			} else if err == nil {
 				err = f.err
 			}
@@ -164,7 +166,7 @@ func said(a interface {
 		f.stale, f.loaded, f.lease = v.Stale, v.Loaded, time.Duration(v.Lease)
 	} else if n := a.GetNotFound(); n != nil {
 		f.err, f.lease = ErrNotFound, time.Duration(n.Lease)
-		f.times(sent, 0, 0)
+		f.times(sent, 0, n.Age)
 	} else if x := a.GetFailed(); x != nil {
 		failed = failure(x)
 	} else {
@@ -175,7 +177,7 @@ func said(a interface {
 
 // times sets the times of what a peer has sent, as if it had been as old and had as long to live when it was asked for.
 func (e *entry) times(sent time.Duration, ttl, age int64) {
-	e.born = sent - time.Duration(max(age, 0))
+	e.born = sent - time.Duration(min(max(age, 0), 1<<61))
 	if ttl > 0 {
 		e.fresh = sent + min(time.Duration(ttl), math.MaxInt64-sent)
 	}
@@ -204,9 +206,11 @@ func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_O
 				d.known = known
 			}
 			if r.Failed != nil {
-				d = accepted{err: &getterFailed{failure(r.Failed)}}
+				d = accepted{err: &notDone{"load", failure(r.Failed)}}
+			} else if len(r.Error) > 0 {
+				d = accepted{err: &notDone{"add", errors.New(string(clip(string(r.Error))))}}
 			} else if r.Refused != nil {
-				d = accepted{err: refusal(r.Refused)}
+				d = accepted{err: c.refusal(r.Refused)}
 			}
 			done = append(done, d)
 		}
@@ -286,15 +290,6 @@ func isNoGroup(err error) bool {
 	return ok && r.reason == shoalpb.Refused_NO_GROUP
 }
 
-// named returns the peer of that ID: as this process knows it, or else as another does.
-func (p *peers) named(id, addr []byte) *peer {
-	v := p.view.Load()
-	if i, ok := v.find(string(id)); ok {
-		return v.members[i]
-	}
-	return &peer{Peer: Peer{ID: string(id), Addr: string(addr)}, counts: new(peerCounts)}
-}
-
 // holders are those that another process has named.
 func (c *Cache) holders(named []*shoalpb.Holder) []holder {
 	now := c.clock.now()
@@ -316,6 +311,7 @@ func (a *answering) fetch(ctx context.Context, from *shoalpb.Sender, f *shoalpb.
 		want:    want{maxAge: max(time.Duration(f.MaxAge), 0), fresh: f.Fresh, cachedOnly: f.CachedOnly},
 		from:    a.c.peers.sender(from),
 		callers: int64(max(f.Callers, 1)),
+		over:    max(time.Duration(f.Over), 0),
 		lease:   f.Lease,
 		have:    f.Have,
 	}
@@ -327,10 +323,10 @@ func (a *answering) fetch(ctx context.Context, from *shoalpb.Sender, f *shoalpb.
 	switch {
 	case isOther:
 		a.refuseWith(http.StatusMisdirectedRequest, other.message())
-	case err == ErrNotCached:
+	case err == ErrNotCached && q.cachedOnly:
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}})
 	case errors.Is(err, ErrNotFound):
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: notFound(result)}})
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: a.notFound(result)}})
 	case err != nil:
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Failed{Failed: failed(err)}})
 	case q.have != 0 && result.version == q.have && !result.loaded:
@@ -356,7 +352,9 @@ func (a *answering) value(f found) *shoalpb.Value {
 	return v
 }
 
-func notFound(f found) *shoalpb.NotFound { return &shoalpb.NotFound{Lease: int64(f.lease)} }
+func (a *answering) notFound(f found) *shoalpb.NotFound {
+	return &shoalpb.NotFound{Lease: int64(f.lease), Age: int64(a.c.clock.now() - f.born)}
+}
 
 // message says whose the key is.
 func (e *notOwner) message() *shoalpb.Refused {
@@ -377,8 +375,12 @@ func (a *answering) loading(longest time.Duration) {
 	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: int64(longest)}}})
 }
 
-// itemsBytes is about how many bytes of answers to a FetchMany are sent at once.
-const itemsBytes = 64 << 10
+// Answers to a FetchMany are sent when there are about itemsBytes of them, or itemsTime after the last: whoever waits for
+// loads hears of each.
+const (
+	itemsBytes = 32 << 10
+	itemsTime  = 50 * time.Millisecond
+)
 
 // fetchMany answers with the values of many keys, as they are found.
 func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
@@ -392,11 +394,13 @@ func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
 	}
 	var items shoalpb.Items
 	var size int
+	var toldStack bool
+	flushed := time.Now()
 	flush := func() {
 		if len(items.Items) > 0 {
 			a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Items{Items: &items}})
 		}
-		items, size = shoalpb.Items{}, 0
+		items, size, flushed = shoalpb.Items{}, 0, time.Now()
 	}
 	a.group.answerMany(ctx, keys, func() { // loading
 		flush()
@@ -408,14 +412,25 @@ func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
 		case isOther:
 			item.Answer = &shoalpb.Item_Refused{Refused: other.message()}
 		case errors.Is(err, ErrNotFound):
-			item.Answer = &shoalpb.Item_NotFound{NotFound: notFound(found)}
+			item.Answer = &shoalpb.Item_NotFound{NotFound: a.notFound(found)}
 		case err != nil:
 			item.Answer = &shoalpb.Item_Failed{Failed: failed(err)}
 		default:
 			item.Answer = &shoalpb.Item_Value{Value: a.value(found)}
 		}
+		if x := item.GetFailed(); x != nil && len(x.Stack) > 0 {
+			if toldStack { // of one call for all of them
+				x.Stack = nil
+			}
+			toldStack = true
+		}
+		more := proto.Size(item)
+		if size+more > itemsBytes {
+			flush()
+		}
 		items.Items = append(items.Items, item)
-		if size += found.value.Len() + 64; size >= itemsBytes {
+		size += more
+		if a.announced && time.Since(flushed) > itemsTime {
 			flush()
 		}
 	})
@@ -451,6 +466,8 @@ func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
 		if other, ok := done.err.(*notOwner); ok {
 			r.Refused = other.message()
 			a.c.refused[shoalpb.Refused_NOT_OWNER].Add(1)
+		} else if not, ok := done.err.(*notDone); ok && not.op == "add" {
+			r.Error = clip(not.Error())
 		} else if done.err != nil {
 			r.Failed = failed(done.err)
 		}

@@ -1,6 +1,7 @@
 package shoal_test
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 	"slices"
@@ -166,14 +167,14 @@ func TestHoldersThatAreNamedAgainAndAgain(t *testing.T) {
 // A generation that cannot be surpassed is none.
 func TestGenerationBeyondAllIsNotTaken(t *testing.T) {
 	c, g := alone(t, nil, upper)
-	for _, number := range []uint64{1<<64 - 1, 1<<62 + 1, 1 << 61} {
+	for _, number := range []uint64{1<<64 - 1, 1 << 48, 1 << 47} {
 		req := fetchRequest("g", "key")
 		req.Generation = &shoalpb.Generation{Number: number, By: 1}
 		post(t, c, marshal(t, req))
 		must(t, g.Purge(t.Context()))
 	}
 	_, reply := post(t, c, marshal(t, fetchRequest("g", "key")))
-	if n := reply.GetGeneration().GetNumber(); n != 1<<61+1 {
+	if n := reply.GetGeneration().GetNumber(); n != 1<<47+1 {
 		t.Errorf("generation %x", n)
 	}
 	if s := g.Stats(); s.Emptied != 4 {
@@ -194,4 +195,35 @@ func TestClockCenturiesAheadIsNotFollowed(t *testing.T) {
 	if v, err := g.Get(t.Context(), "key"); v != "value" || err != nil || errors.Is(err, shoal.ErrNotFound) {
 		t.Errorf("%q, %v", v, err)
 	}
+}
+
+// Word that something is being loaded, again and again, is no answer to what needs no load.
+func TestLoadingIsNoAnswerToAGreeting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loading := delimited(t, &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: 1}}})
+		h := new(hosts)
+		h.set("b", says(200, mediaType, bytes.Repeat(loading, 1_000_000)))
+		h.slowly.Store(int64(10 * time.Millisecond))
+		c := newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b")}, "a")
+		start := time.Now()
+		ready(t, c)
+		if d := time.Since(start); d > time.Minute {
+			t.Errorf("Ready after %v", d)
+		}
+	})
+}
+
+// Where everybody is ahead, whatever is done, a purge says so and ends.
+func TestPurgeBelowTheLastGenerationEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		for i := range 2 {
+			req := fetchRequest("things", "key")
+			req.Generation = &shoalpb.Generation{Number: 1<<48 - 1, By: 3}
+			post(t, f.Cache(i), marshal(t, req))
+		}
+		if err := f.groups[0].Purge(t.Context()); err == nil {
+			t.Error("nil, though the other has not purged")
+		}
+	})
 }

@@ -430,16 +430,13 @@ func (p *peers) sender(s *shoalpb.Sender) *peer {
 	return nil
 }
 
-// known returns the member of the view that another process has named, or else what that says; nil if it is this one.
-func (p *peers) known(named *peer) *peer {
-	if named.ID == p.self.ID {
-		return nil
-	}
+// named returns the peer that another process has named: as this one knows it, or else as the other does.
+func (p *peers) named(id, addr []byte) *peer {
 	v := p.view.Load()
-	if i, ok := v.find(named.ID); ok {
+	if i, ok := v.find(string(id)); ok {
 		return v.members[i]
 	}
-	return named
+	return &peer{Peer: Peer{ID: string(id), Addr: string(addr)}, counts: new(peerCounts)}
 }
 
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
@@ -447,7 +444,7 @@ func (p *peers) known(named *peer) *peer {
 func (p *peers) tellAll(key string) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i, m := range v.members {
-		if i != v.self && !m.counts.agrees.Load() {
+		if i != v.self && m.counts.shown.Load() != v.digest {
 			return true
 		}
 	}

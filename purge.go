@@ -34,7 +34,7 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 	mine.mu.Lock()
 	defer mine.mu.Unlock()
 	switch {
-	case number > 1<<62: // nobody has purged as often: it is not true, and there must be one above
+	case number >= lastGeneration: // nobody has purged as often: it is not true, and there must be one above
 		return false
 	case number > mine.number:
 		mine.number, mine.by = number, by
@@ -49,11 +49,10 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 
 // empty drops whatever the group holds here, and makes sure that nothing which is under way is stored.
 func (g *group) empty() {
-	for _, key := range g.fetches.Keys() {
-		g.fetches.Forget(key)
-	}
-	for _, key := range g.loads.Keys() {
-		g.loads.Forget(key)
+	g.fetches.ForgetAll()
+	g.loads.ForgetAll()
+	for i := range g.changes {
+		g.changes[i].Add(1)
 	}
 	g.copies.clear()
 	g.main.clear()
@@ -77,20 +76,19 @@ func (g *group) purge(ctx context.Context) error {
 	if len(g.cache.peers.others()) == 0 {
 		return nil
 	}
-	var err error
-	over := g.cache.carryOut(func() { err = g.purgeAll(context.Background()) })
-	select {
-	case <-over:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("purge of group %q goes on, but is not waited for: %w", g.name, ctx.Err())
-	}
+	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), g.purgeAll)
 }
+
+// lastGeneration is above all that are.
+const lastGeneration = 1 << 48
+
+// purgeTurns is how often a purge goes above those who are ahead of it.
+const purgeTurns = 10
 
 // purgeAll tells everybody of the generation that this process has begun, and of one above it as long as somebody was
 // ahead, who might take another purge for this one.
 func (g *group) purgeAll(ctx context.Context) error {
-	for {
+	for turn := 0; ; turn++ {
 		var (
 			mu     sync.Mutex // guards what follows
 			behind bool
@@ -110,6 +108,10 @@ func (g *group) purgeAll(ctx context.Context) error {
 			})
 		}
 		wg.Wait()
+		if behind && turn == purgeTurns {
+			errs = append(errs, fmt.Errorf("purge of group %q: others purge without end", g.name))
+			behind = false
+		}
 		if !behind {
 			return errors.Join(errs...)
 		}

@@ -446,3 +446,73 @@ func TestJitterCutsTTLs(t *testing.T) {
 		}
 	})
 }
+
+func TestFreshIsNotAnsweredWithAnOlderNotFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 1, nil, s.get, nil)
+		s.slow(time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.groups[0].Get(t.Context(), "key") })
+		time.Sleep(time.Second / 2)
+		s.set("key", "new")
+		e, err := f.groups[0].GetEntry(t.Context(), "key", &shoal.GetOptions{Fresh: true})
+		if e.Value != "new" || err != nil {
+			t.Errorf("%+v %v", e, err)
+		}
+		wg.Wait()
+	})
+}
+
+func TestCachedOnlyRunsNoGetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 1, nil, s.get, &shoal.GroupOptions[string]{TTL: time.Second, Stale: time.Minute})
+		s.set("key", "v")
+		want(t, f, 0, "key", "v")
+		time.Sleep(2 * time.Second)
+		f.groups[0].GetEntry(t.Context(), "key", &shoal.GetOptions{CachedOnly: true})
+		synctest.Wait()
+		f.wantLoads(t, 1)
+	})
+}
+
+// A load that ends since nobody waits for it any more does not put off the next.
+func TestImpatientCallersAreNoFailureOfTheSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 1, nil, s.get, &shoal.GroupOptions[string]{TTL: time.Second, StaleIfError: time.Hour})
+		s.set("key", "old")
+		want(t, f, 0, "key", "old")
+		time.Sleep(2 * time.Second)
+		s.set("key", "new")
+		s.slow(100 * time.Millisecond) // the source is well
+		for range 12 {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			f.groups[0].Get(ctx, "key")
+			cancel()
+			time.Sleep(40 * time.Second)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		f.groups[0].Get(ctx, "key")
+		cancel()
+		time.Sleep(10 * time.Second)
+		want(t, f, 0, "key", "new")
+	})
+}
+
+func TestRemoveEndsARememberedError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 1, nil, s.get, &shoal.GroupOptions[string]{LoadTimeout: time.Second, ErrorTTL: time.Hour})
+		s.set("key", "v")
+		s.slow(time.Hour)
+		_, err := f.groups[0].Get(t.Context(), "key")
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		s.slow(0)
+		must(t, f.groups[0].Remove(t.Context(), "key"))
+		want(t, f, 0, "key", "v")
+	})
+}

@@ -154,7 +154,7 @@ func (g *group) stats() GroupStats {
 
 // peerCounts are the counters of PeerStats. They outlive views, as long as a peer of the same ID is in each.
 type peerCounts struct {
-	agrees              atomic.Bool
+	shown               atomic.Uint64 // the digest of its view when it was last heard of
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]
 }
@@ -166,10 +166,10 @@ func (c *peerCounts) failed(err error) {
 	c.lastError.Store(&text)
 }
 
-func (p *peer) stats() PeerStats {
+func (p *peer) stats(digest uint64) PeerStats {
 	s := PeerStats{
 		Peer:      p.Peer,
-		Agrees:    p.counts.agrees.Load(),
+		Agrees:    p.counts.shown.Load() == digest,
 		Exchanges: p.counts.exchanges.Load(),
 		Failures:  p.counts.failures.Load(),
 	}

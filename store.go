@@ -57,6 +57,9 @@ func (e *entry) remaining(now time.Duration) time.Duration {
 	return max(e.fresh-now, 1)
 }
 
+// ahead is when e, if it is hot, is loaded anew before its TTL ends.
+func (e *entry) ahead() time.Duration { return e.fresh - (e.fresh-e.born)/10 }
+
 type shard struct {
 	mu       sync.Mutex // guards what follows, but soonest and oldest are written under it and read without
 	entries  lru.Cache[string, *item]
@@ -137,7 +140,7 @@ func (s *store) use(key string, calls int64, peer bool) (e *entry, due bool) {
 			s.expireLocked(sh, it)
 			return nil, false
 		case !stale:
-			due = s.hotRate > 0 && now > it.fresh-(it.fresh-it.born)/10 && float64(it.uses) >= s.hotRate*(now-it.born).Seconds()
+			due = s.hotRate > 0 && now > it.ahead() && float64(it.uses) >= s.hotRate*(now-it.born).Seconds()
 		case now < it.fresh+s.stale:
 			due = true
 			sh.stale++

@@ -12,7 +12,10 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/shoalcache/shoal/shoalpb"
 )
@@ -51,14 +54,17 @@ func (g *group) remove(ctx context.Context, keys []string) error {
 	g.counts.removes.Add(int64(len(keys)))
 	changes := make([]change, 0, len(keys))
 	named := make(map[string]bool, len(keys))
+	var errs []error
 	for _, key := range keys {
-		if !named[key] {
+		if err := g.cache.checkKey(key); err != nil {
+			errs = append(errs, fmt.Errorf("remove from group %q: %w", g.name, err))
+		} else if !named[key] {
 			named[key] = true
 			changes = append(changes, change{key: key})
 		}
 	}
 	_, err := g.change(ctx, shoalpb.Write_REMOVE, changes)
-	return err
+	return errors.Join(append(errs, err)...)
 }
 
 func (g *group) addTo(ctx context.Context, key string, delta int64) (int64, error) {
@@ -82,16 +88,15 @@ func (g *group) change(ctx context.Context, op shoalpb.Write_Op, changes []chang
 	if len(w.elsewhere) == 0 && !w.mustTell() {
 		return w.done, errors.Join(w.errs...)
 	}
-	over := g.cache.carryOut(func() {
-		w.there(context.Background())
-		w.tell(context.Background())
+	err := g.cache.carryOut(ctx, fmt.Sprintf("%s in group %q", opName(op), g.name), func(ctx context.Context) error {
+		w.there(ctx)
+		w.tell(ctx)
+		return errors.Join(w.errs...)
 	})
-	select {
-	case <-over:
-		return w.done, errors.Join(w.errs...)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%s in group %q goes on, but is not waited for: %w", opName(op), g.name, ctx.Err())
+	if err != nil {
+		return nil, err
 	}
+	return w.done, nil
 }
 
 func opName(op shoalpb.Write_Op) string {
@@ -114,6 +119,7 @@ type writing struct {
 	version   uint64          // below all that owners give it: of what a hint about it may drop
 	elsewhere map[*peer][]int // by owner, indexes of changes
 	errs      []error
+	failed    map[string]*PeerError // of errs, by the peer's ID
 }
 
 // here does what can be done in this process: it drops copies, and changes what this process owns.
@@ -125,7 +131,7 @@ func (w *writing) here(ctx context.Context) {
 		if mine {
 			w.done[i] = w.g.accept(ctx, w.op, c, func(time.Duration) {})
 			if other, ok := w.done[i].err.(*notOwner); ok {
-				owner = other.owner // since just now
+				owner, mine = other.owner, false // since just now
 			} else if err := w.done[i].err; err != nil {
 				w.errs = append(w.errs, fmt.Errorf("%s %.80q in group %q: %w", opName(w.op), c.key, w.g.name, err))
 			}
@@ -146,14 +152,27 @@ func (w *writing) fail(i int, owner *peer, err error) {
 	// with their leases.
 	isAdd := w.op == shoalpb.Write_ADD
 	w.done[i] = accepted{version: w.version, all: !isAdd, err: err}
-	e := &PeerError{Op: opName(w.op), Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
-	if owner != nil {
-		e.Peer = owner.Peer
-		if _, ok := errors.AsType[*notOwner](err); !ok && !isAdd {
-			w.done[i].acceptor = owner // which is told later
-			w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
-		}
+	if owner == nil {
+		w.blame(new(peer), i, err)
+		return
 	}
+	w.blame(owner, i, err)
+	if _, ok := errors.AsType[*notOwner](err); !ok && !isAdd {
+		w.done[i].acceptor = owner // which is told later
+		w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
+	}
+}
+
+// blame adds to the errors what p has not done, if it is the first of that kind.
+func (w *writing) blame(p *peer, i int, err error) {
+	if w.failed[p.ID] != nil {
+		return
+	}
+	if w.failed == nil {
+		w.failed = make(map[string]*PeerError)
+	}
+	e := &PeerError{Peer: p.Peer, Op: opName(w.op), Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
+	w.failed[p.ID] = e
 	w.errs = append(w.errs, e)
 }
 
@@ -178,14 +197,12 @@ func (w *writing) there(ctx context.Context) {
 							w.done[i] = done[j]
 							err = done[j].err
 						}
-						if other, ok := errors.AsType[*notOwner](err); ok && turn == 0 && other.owner != nil {
-							if other := w.g.cache.peers.known(other.owner); other != nil {
-								next[other] = append(next[other], i)
-								continue
-							}
+						if other, ok := errors.AsType[*notOwner](err); ok && turn == 0 && other.owner != nil && other.owner.ID != w.g.cache.peers.self.ID {
+							next[other.owner] = append(next[other.owner], i)
+							continue
 						}
-						if f, ok := errors.AsType[*getterFailed](err); ok {
-							w.errs = append(w.errs, &PeerError{Peer: owner.Peer, Op: "load", Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, f.err)})
+						if not, ok := errors.AsType[*notDone](err); ok {
+							w.errs = append(w.errs, &PeerError{Peer: owner.Peer, Op: not.op, Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, not.err)})
 						} else if err != nil {
 							w.fail(i, owner, err)
 						}
@@ -273,7 +290,6 @@ func (w *writing) tell(ctx context.Context) {
 		i          int
 	}
 	named := make(map[naming]bool)
-	unreached := make(map[string]*PeerError)
 	var leases time.Duration // when the last lease of those that do not answer has run out
 	for len(next) > 0 {
 		now := next
@@ -310,11 +326,7 @@ func (w *writing) tell(ctx context.Context) {
 						continue
 					}
 					c.hints.keep(w.g, t.peer, w.changes[i].key, w.done[i].version)
-					if unreached[t.ID] == nil {
-						e := &PeerError{Peer: t.Peer, Op: opName(w.op), Err: fmt.Errorf("drop key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
-						unreached[t.ID] = e
-						w.errs = append(w.errs, e)
-					}
+					w.blame(t.peer, i, err)
 				}
 			})
 		}
@@ -352,9 +364,15 @@ func (g *group) drop(key string, version uint64, own bool) {
 		version = 0 // it can be loaded again
 	}
 	g.loads.Overtake(key, func() {
+		g.changed(key).Add(1)
 		g.main.remove(key, version)
 		g.absent.remove(key, 0)
 	})
+}
+
+// changed counts writes of key, and of others that have its hash. It is changed under the lock of loads.
+func (g *group) changed(key string) *atomic.Uint64 {
+	return &g.changes[xxhash.Sum64String(key)%uint64(len(g.changes))]
 }
 
 // accept does what a write asks of the owner. It calls loading before it waits for a load, which only an add does.
@@ -377,7 +395,10 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		}
 		data := trimmed(c.value)
 		e = g.aged(entry{born: g.cache.clock.now()}, c.ttl)
-		g.loads.Overtake(c.key, func() { e, cost = g.keep(g.main, c.key, data, e, c.ttl) })
+		g.loads.Overtake(c.key, func() {
+			g.changed(c.key).Add(1)
+			e, cost = g.keep(g.main, c.key, data, e, c.ttl)
+		})
 		g.main.shrink(cost)
 	}
 	if now := g.cache.peers.view.Load(); now != v {
@@ -400,7 +421,8 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		return entry{}, 0, errNoCounter
 	}
 	for {
-		var before uint64 // version of what is to be replaced; 0: there is nothing
+		changes := g.changed(key).Load() // what is loaded from now on is not older than any write counted there
+		var before uint64                // version of what is to be replaced; 0: there is nothing
 		var start entry
 		now := g.cache.clock.now()
 		held := g.main.peek(key)
@@ -422,9 +444,9 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 				}
 				start = g.aged(entry{value: NewByteView(zero.data), born: now}, zero.ttl)
 			case err != nil:
-				return entry{}, 0, &getterFailed{err}
+				return entry{}, 0, &notDone{"load", err}
 			case f.failed != nil:
-				return entry{}, 0, &getterFailed{f.failed}
+				return entry{}, 0, &notDone{"load", f.failed}
 			case f.kept:
 				continue
 			default:
@@ -433,14 +455,16 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		}
 		data, sum, err := g.add(start.value.bytes(), delta)
 		if err != nil {
-			return entry{}, 0, fmt.Errorf("%.80q in group %q: %w", key, g.name, err)
+			return entry{}, 0, &notDone{"add", err}
 		}
 		var e entry
 		var cost int64
 		var ok bool
 		g.loads.Overtake(key, func() { // loads would bring back what was before
-			g.absent.remove(key, 0)
-			e, cost, ok = g.main.replace(key, before, trimmed(data), start)
+			if before != 0 || g.changed(key).Load() == changes {
+				g.absent.remove(key, 0)
+				e, cost, ok = g.main.replace(key, before, trimmed(data), start)
+			}
 		})
 		g.main.shrink(cost)
 		if ok {
@@ -451,8 +475,12 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 
 var errNoCounter = errors.New("the group's values are no counters: V is neither ~int nor ~int64")
 
-// getterFailed is the error of an add whose counter could not be loaded.
-type getterFailed struct{ err error }
+// notDone is the error of an add that its owner has not done: "load", the counter could not be loaded, or "add", there is
+// no such sum.
+type notDone struct {
+	op  string
+	err error
+}
 
-func (e *getterFailed) Error() string { return e.err.Error() }
-func (e *getterFailed) Unwrap() error { return e.err }
+func (e *notDone) Error() string { return e.err.Error() }
+func (e *notDone) Unwrap() error { return e.err }

@@ -560,7 +560,8 @@ func TestWriterDropsWhatItWasLentMeanwhile(t *testing.T) {
 	})
 }
 
-// History 3: a load begins, the key is written, and the load ends: what it brought is not lent.
+// History 3: a load begins, the key is written, and the load ends: what it brought is not lent, though its lease had been
+// noted, and the holder been told to drop what had not come yet.
 func TestLoadThatAWriteOvertookIsNotLent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s source
@@ -574,7 +575,6 @@ func TestLoadThatAWriteOvertookIsNotLent(t *testing.T) {
 		time.Sleep(time.Second / 2)
 		s.set(key, "new")
 		s.slow(0)
-		// Nobody is told: the owner forgets its load itself, and has given no lease before it ends.
 		must(t, f.groups[0].Set(t.Context(), key, "new"))
 		wg.Wait()
 		want(t, f, 1, key, "new")
@@ -954,6 +954,20 @@ func TestWhoIsToldNamesItsHolders(t *testing.T) {
 	})
 }
 
+// … and forgets what it remembers in place of a value.
+func TestWhoIsToldForgetsWhatWasAbsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, &shoal.GroupOptions[string]{NotFoundTTL: time.Hour})
+		key := ownedBy(f.Cluster, 1, 0)
+		f.See(0, 0) // and owns all
+		f.groups[0].Get(t.Context(), key)
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
 // History 5: an owner lends a key, restarts, and is written to at once.
 func TestRestartedOwnerTellsThoseWhomItLentItsKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1025,6 +1039,105 @@ func TestMessagesOfAWriteWhenAllIsCalm(t *testing.T) {
 				must(t, f.groups[test.by].Set(t.Context(), key, "value"))
 			})
 			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// History 1, where the answer is that there is no value: that is as old as a value.
+func TestNotFoundOnItsWayIsNotForLaterCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.calm(t)
+		f.Delay(0, 2, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.groups[2].Get(t.Context(), key) })
+		time.Sleep(50 * time.Millisecond)
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		want(t, f, 2, key, "new")
+		wg.Wait()
+	})
+}
+
+func TestRememberedNotFoundOnItsWayIsNotForLaterCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{NotFoundTTL: time.Hour, HotBytes: -1})
+		key := ownedBy(f.Cluster, 0, 0)
+		f.calm(t)
+		f.groups[0].Get(t.Context(), key) // remembered: not found
+		f.Delay(0, 2, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		start := time.Now()
+		wg.Go(func() { v, err := f.groups[2].Get(t.Context(), key); t.Log(v, err, time.Since(start)) })
+		time.Sleep(50 * time.Millisecond)
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		v, err := f.groups[2].Get(t.Context(), key) // starts after nil
+		if v != "new" {
+			t.Error(v, err, time.Since(start))
+		}
+		wg.Wait()
+	})
+}
+
+// Of history 6: what began when nobody told this process of writes.
+func TestLoadOfANonOwnerIsNotKeptWhenItBecomesTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.calm(t)
+		s.set(key, "old")
+		s.slow(10 * time.Second)
+		f.Partition([]int{0}, []int{1, 2})
+		var wg sync.WaitGroup
+		for _, i := range []int{1, 2} {
+			wg.Go(func() { f.groups[i].Get(t.Context(), key) })
+		}
+		time.Sleep(time.Second)
+		f.Heal()
+		s.set(key, "new")
+		s.slow(0)
+		must(t, f.groups[0].Set(t.Context(), key, "new"))
+		want(t, f, 1, key, "new")
+		want(t, f, 2, key, "new")
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		f.See(0, 1, 2)
+		wg.Wait()
+		want(t, f, 1, key, "new")
+		want(t, f, 2, key, "new")
+	})
+}
+
+func TestRemoveNamesADeadPeerOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		f.Down(0)
+		var keys []string
+		for n := range 100 {
+			keys = append(keys, ownedBy(f.Cluster, 0, n))
+		}
+		err := f.groups[1].Remove(t.Context(), keys...)
+		if n := len(peersOf(err, "remove")); n != 1 {
+			t.Errorf("%d PeerErrors", n)
+		}
+	})
+}
+
+func TestPurgeIsHeardOfInAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		mine := ownedBy(f.Cluster, 2, 0)
+		must(t, f.groups[2].Set(t.Context(), mine, "old"))
+		f.Delay(0, 2, time.Hour)
+		f.Delay(1, 2, time.Hour)
+		f.groups[0].Purge(t.Context())
+		f.Heal()
+		f.groups[2].Get(t.Context(), ownedBy(f.Cluster, 1, 0))
+		if v, err := f.groups[2].Get(t.Context(), mine); err == nil {
+			t.Error(v)
 		}
 	})
 }

@@ -832,12 +832,13 @@ func (x *Group) GetGeneration() *Generation {
 type Fetch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Callers       uint32                 `protobuf:"varint,2,opt,name=callers,proto3" json:"callers,omitempty"`             // how many calls it answers, or those answered from a copy in the second before it
+	Callers       uint32                 `protobuf:"varint,2,opt,name=callers,proto3" json:"callers,omitempty"`             // how many calls it answers, those included that a copy has answered
 	Lease         bool                   `protobuf:"varint,3,opt,name=lease,proto3" json:"lease,omitempty"`                 // a copy would be kept, if it may be
 	Have          uint64                 `protobuf:"fixed64,4,opt,name=have,proto3" json:"have,omitempty"`                  // the version of a copy whose lease has ended
 	MaxAge        int64                  `protobuf:"varint,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"` // older values are loaded anew; 0: any age will do
 	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`                 // the value must come from a load that begins after this
 	CachedOnly    bool                   `protobuf:"varint,7,opt,name=cached_only,json=cachedOnly,proto3" json:"cached_only,omitempty"`
+	Over          int64                  `protobuf:"varint,8,opt,name=over,proto3" json:"over,omitempty"` // the time within which a copy has answered callers; 0: at once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -919,6 +920,13 @@ func (x *Fetch) GetCachedOnly() bool {
 		return x.CachedOnly
 	}
 	return false
+}
+
+func (x *Fetch) GetOver() int64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
 }
 
 // A FetchMany asks the owner of many keys.
@@ -1178,6 +1186,7 @@ func (x *Same) GetLease() int64 {
 type NotFound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lease         int64                  `protobuf:"varint,1,opt,name=lease,proto3" json:"lease,omitempty"` // how long that may be said without asking again
+	Age           int64                  `protobuf:"varint,2,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1215,6 +1224,13 @@ func (*NotFound) Descriptor() ([]byte, []int) {
 func (x *NotFound) GetLease() int64 {
 	if x != nil {
 		return x.Lease
+	}
+	return 0
+}
+
+func (x *NotFound) GetAge() int64 {
+	if x != nil {
+		return x.Age
 	}
 	return 0
 }
@@ -1673,6 +1689,7 @@ type Result struct {
 	Holders       []*Holder              `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"` // who may hold an older value
 	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`        // everybody may
 	Failed        *Failed                `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`   // it was not done, since a getter failed
+	Error         []byte                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`     // … since there is no such sum
 	Refused       *Refused               `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"` // it was not done
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1739,6 +1756,13 @@ func (x *Result) GetAll() bool {
 func (x *Result) GetFailed() *Failed {
 	if x != nil {
 		return x.Failed
+	}
+	return nil
+}
+
+func (x *Result) GetError() []byte {
+	if x != nil {
+		return x.Error
 	}
 	return nil
 }
@@ -2104,7 +2128,7 @@ func (*Purge) Descriptor() ([]byte, []int) {
 
 type Purged struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Behind        bool                   `protobuf:"varint,1,opt,name=behind,proto3" json:"behind,omitempty"` // the generation of the reply is not lower: purge above it
+	Behind        bool                   `protobuf:"varint,1,opt,name=behind,proto3" json:"behind,omitempty"` // the process that answers had a later generation: who purges must go above it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2325,7 +2349,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\v2\x14.shoal.v1.GenerationR\n" +
-	"generation\"\xad\x01\n" +
+	"generation\"\xc1\x01\n" +
 	"\x05Fetch\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\acallers\x18\x02 \x01(\rR\acallers\x12\x14\n" +
@@ -2334,7 +2358,8 @@ const file_shoal_proto_rawDesc = "" +
 	"\amax_age\x18\x05 \x01(\x03R\x06maxAge\x12\x14\n" +
 	"\x05fresh\x18\x06 \x01(\bR\x05fresh\x12\x1f\n" +
 	"\vcached_only\x18\a \x01(\bR\n" +
-	"cachedOnly\"\x1f\n" +
+	"cachedOnly\x12\x12\n" +
+	"\x04over\x18\b \x01(\x03R\x04over\"\x1f\n" +
 	"\tFetchMany\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\"#\n" +
 	"\aLoading\x12\x18\n" +
@@ -2351,9 +2376,10 @@ const file_shoal_proto_rawDesc = "" +
 	"\x03ttl\x18\x01 \x01(\x03R\x03ttl\x12\x10\n" +
 	"\x03age\x18\x02 \x01(\x03R\x03age\x12\x14\n" +
 	"\x05stale\x18\x03 \x01(\bR\x05stale\x12\x14\n" +
-	"\x05lease\x18\x04 \x01(\x03R\x05lease\" \n" +
+	"\x05lease\x18\x04 \x01(\x03R\x05lease\"2\n" +
 	"\bNotFound\x12\x14\n" +
-	"\x05lease\x18\x01 \x01(\x03R\x05lease\"\v\n" +
+	"\x05lease\x18\x01 \x01(\x03R\x05lease\x12\x10\n" +
+	"\x03age\x18\x02 \x01(\x03R\x03age\"\v\n" +
 	"\tNotCached\"f\n" +
 	"\x06Failed\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12\x1a\n" +
@@ -2385,13 +2411,14 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05delta\x18\x04 \x01(\x12R\x05delta\"[\n" +
 	"\aWritten\x12*\n" +
 	"\aresults\x18\x01 \x03(\v2\x10.shoal.v1.ResultR\aresults\x12$\n" +
-	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xc9\x01\n" +
+	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xdf\x01\n" +
 	"\x06Result\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x06R\aversion\x12\x10\n" +
 	"\x03sum\x18\x02 \x01(\x12R\x03sum\x12*\n" +
 	"\aholders\x18\x03 \x03(\v2\x10.shoal.v1.HolderR\aholders\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12(\n" +
-	"\x06failed\x18\x05 \x01(\v2\x10.shoal.v1.FailedR\x06failed\x12+\n" +
+	"\x06failed\x18\x05 \x01(\v2\x10.shoal.v1.FailedR\x06failed\x12\x14\n" +
+	"\x05error\x18\a \x01(\fR\x05error\x12+\n" +
 	"\arefused\x18\x06 \x01(\v2\x11.shoal.v1.RefusedR\arefused\"*\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +

@@ -93,6 +93,19 @@ func (g *Group[K, V]) DoMany(ctx context.Context, keys []K, timeout time.Duratio
 // answers those who wait for it; callers who come later start another.
 func (g *Group[K, V]) Forget(key K) { g.Overtake(key, func() {}) }
 
+// ForgetAll forgets all flights.
+func (g *Group[K, V]) ForgetAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	begun := make([]*Flight[K, V], 0, len(g.flights)) // and not those that start behind them
+	for _, f := range g.flights {
+		begun = append(begun, f)
+	}
+	for _, f := range begun {
+		f.forgetLocked()
+	}
+}
+
 // Overtake is Forget, and calls store before a later flight of key can commit anything. Like Commit's, store must be
 // short and must not use the group.
 func (g *Group[K, V]) Overtake(key K, store func()) {
