@@ -32,8 +32,9 @@ type call struct {
 	sum        int // that an add returned
 	start, end time.Duration
 	err        error
-	source     string // of what a get returned
-	final      bool   // all has healed, and hints have been delivered
+	source     string        // of what a get returned
+	since      time.Duration // what a get returned must have been true at that time, or later; 0: at any
+	final      bool          // all has healed, and hints have been delivered
 }
 
 func (c call) String() string {
@@ -56,6 +57,8 @@ type history struct {
 	calls []call
 	// faded tells when each value of a key was in the source for the last time; nil without one.
 	faded map[string]map[int]time.Duration
+	// absent are the times at which a key had no value in the source.
+	absent map[string][]interval
 	// faults are the times at which not all could reach each other.
 	faults []interval
 }
@@ -102,8 +105,15 @@ func (h *history) stale() (bad []string) {
 		}
 	}
 	for _, g := range h.calls {
-		if g.kind != get || g.err != nil || g.value == 0 {
+		if g.kind != get || g.err != nil {
 			continue
+		}
+		last := gone[g.key][g.value]
+		if g.value == 0 {
+			last = h.lastAbsent(g, writes[g.key])
+		}
+		if last < g.since {
+			bad = append(bad, fmt.Sprintf("%v\n  though the value had gone at %v, and what was true at %v was asked for", g, last, g.since))
 		}
 		before := g.start
 		if g.source == "getter" && h.faulty(g) {
@@ -111,13 +121,45 @@ func (h *history) stale() (bad []string) {
 		}
 		for _, w := range writes[g.key] {
 			told := w.err == nil && w.end < before || g.final && h.faded != nil
-			if told && gone[g.key][g.value] < w.start {
-				bad = append(bad, fmt.Sprintf("%v\n  though the value had gone at %v, and\n  %v", g, gone[g.key][g.value], w))
+			if told && last < w.start {
+				bad = append(bad, fmt.Sprintf("%v\n  though the value had gone at %v, and\n  %v", g, last, w))
 				break
 			}
 		}
 	}
 	return bad
+}
+
+// lastAbsent returns when the key of g had no value for the last time before g ended: in the source, or, without one, since
+// it had not been set, had been removed, or a write of it had failed, which leaves open what there is. Nothing is evicted.
+func (h *history) lastAbsent(g call, writes []call) (last time.Duration) {
+	if h.faded != nil {
+		for _, a := range h.absent[g.key] {
+			if a.from <= g.end {
+				last = max(last, min(a.to, g.end))
+			}
+		}
+		return last
+	}
+	for _, w := range writes {
+		switch {
+		case w.start > g.end:
+		case w.kind == set && w.err == nil:
+		case w.err != nil && w.kind == purge: // those that were not told hear of it later
+			last = g.end
+		case w.err != nil:
+			last = max(last, w.end)
+		default: // until it is set again
+			until := g.end
+			for _, s := range writes {
+				if s.kind == set && s.err == nil && s.start > w.end {
+					until = min(until, s.end)
+				}
+			}
+			last = max(last, until)
+		}
+	}
+	return last
 }
 
 // faulty reports whether not all could reach each other while c was made, or so little earlier that a question sent then
