@@ -869,6 +869,18 @@ func TestNewGroupRefusesWhatCannotBe(t *testing.T) {
 		"GroupOptions.MaxBytes":    func() { shoal.NewGroup(cache, "b", upper, &shoal.GroupOptions[string]{MaxBytes: -1}) },
 		"GroupOptions.Jitter":      func() { shoal.NewGroup(cache, "c", upper, &shoal.GroupOptions[string]{Jitter: 1.1}) },
 		"GroupOptions.LoadTimeout": func() { shoal.NewGroup(cache, "d", upper, &shoal.GroupOptions[string]{LoadTimeout: -1}) },
+		"GroupOptions.Stale ":      func() { shoal.NewGroup(cache, "e", upper, &shoal.GroupOptions[string]{Stale: -1}) },
+		"GroupOptions.StaleIfError": func() {
+			shoal.NewGroup(cache, "f", upper, &shoal.GroupOptions[string]{Stale: 2, StaleIfError: 1})
+		},
+		"GroupOptions.NotFoundTTL": func() { shoal.NewGroup(cache, "g", upper, &shoal.GroupOptions[string]{NotFoundTTL: -1}) },
+		"GroupOptions.ErrorTTL":    func() { shoal.NewGroup(cache, "h", upper, &shoal.GroupOptions[string]{ErrorTTL: -1}) },
+		"GroupOptions.MaxLoads":    func() { shoal.NewGroup(cache, "i", upper, &shoal.GroupOptions[string]{MaxLoads: -1}) },
+		"GroupOptions.HotBytes": func() {
+			shoal.NewGroup(cache, "j", upper, &shoal.GroupOptions[string]{MaxBytes: 10, HotBytes: 11})
+		},
+		"GroupOptions.HotRate":  func() { shoal.NewGroup(cache, "k", upper, &shoal.GroupOptions[string]{HotRate: -1}) },
+		"GroupOptions.HotLease": func() { shoal.NewGroup(cache, "l", upper, &shoal.GroupOptions[string]{HotLease: time.Minute}) },
 	} {
 		func() {
 			defer func() {

@@ -90,32 +90,33 @@ func (opts *GroupOptions[V]) withDefaults() (o GroupOptions[V], err error) {
 	o.HotLease = cmp.Or(o.HotLease, 2*time.Second)
 	if o.Codec == nil {
 		if o.Codec, err = codecFor[V](); err != nil {
-			return o, fmt.Errorf("V: %w; give GroupOptions.Codec", err)
+			return o, fmt.Errorf("type V: %w; give GroupOptions.Codec", err)
 		}
 	}
+	bad := func(field, why string) { err = fmt.Errorf("GroupOptions.%s %s", field, why) }
 	switch {
 	case o.MaxBytes < 0:
-		err = errors.New("GroupOptions.MaxBytes is negative")
+		bad("MaxBytes", "is negative")
 	case !(o.Jitter >= 0 && o.Jitter <= 1):
-		err = errors.New("GroupOptions.Jitter is not between 0 and 1")
+		bad("Jitter", "is not between 0 and 1")
 	case o.Stale < 0:
-		err = errors.New("GroupOptions.Stale is negative")
+		bad("Stale", "is negative")
 	case o.StaleIfError != 0 && o.StaleIfError < o.Stale:
-		err = errors.New("GroupOptions.StaleIfError is less than Stale")
+		bad("StaleIfError", "is less than Stale")
 	case o.NotFoundTTL < 0:
-		err = errors.New("GroupOptions.NotFoundTTL is negative")
+		bad("NotFoundTTL", "is negative")
 	case o.ErrorTTL < 0:
-		err = errors.New("GroupOptions.ErrorTTL is negative")
+		bad("ErrorTTL", "is negative")
 	case o.LoadTimeout < 0:
-		err = errors.New("GroupOptions.LoadTimeout is negative")
+		bad("LoadTimeout", "is negative")
 	case o.MaxLoads < 0:
-		err = errors.New("GroupOptions.MaxLoads is negative")
+		bad("MaxLoads", "is negative")
 	case o.HotBytes > o.MaxBytes:
-		err = errors.New("GroupOptions.HotBytes is more than MaxBytes")
+		bad("HotBytes", "is more than MaxBytes")
 	case !(o.HotRate > 0 && o.HotRate <= math.MaxFloat64):
-		err = errors.New("GroupOptions.HotRate is not a positive number")
+		bad("HotRate", "is not a positive number")
 	case o.HotLease < 0 || o.HotLease > maxLease:
-		err = fmt.Errorf("GroupOptions.HotLease is not between 0 and %v", maxLease)
+		bad("HotLease", "is not between 0 and 5 s")
 	}
 	return o, err
 }
