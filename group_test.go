@@ -55,6 +55,16 @@ func ownedBy(c *cachetest.Cluster, i, nth int) string {
 	}
 }
 
+// allOwnedBy returns the first n keys that cache i owns.
+func allOwnedBy(c *cachetest.Cluster, i, n int) (keys []string) {
+	for k := 0; len(keys) < n; k++ {
+		if key := fmt.Sprintf("key %d", k); c.Owner(key) == i {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // wantGets checks that a Get of key in each group gives want, and how often the getter has run after that.
 func (f *fleet[V]) wantGets(t *testing.T, key string, loads int64) {
 	t.Helper()

@@ -46,7 +46,7 @@ func TestOnlyHotKeysAreCopied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		others := 100_000
 		if testing.Short() || shoal.RaceEnabled {
-			others = 30_000
+			others = 20_000
 		}
 		f := newFleet(t, 2, nil, upper, nil)
 		key := ownedBy(f.Cluster, 0, 0)
@@ -78,8 +78,8 @@ func TestHotCopiesAreOffOrWithinTheirShare(t *testing.T) {
 		for _, test := range []struct{ hotBytes, most int64 }{{-1, 0}, {0, 32 << 20 / 8}, {2 << 20, 2 << 20}} {
 			f := newFleet(t, 2, nil, func(context.Context, string) ([]byte, error) { return make([]byte, 32<<10), nil },
 				&shoal.GroupOptions[[]byte]{MaxBytes: 32 << 20, HotBytes: test.hotBytes, HotRate: 0.5})
-			for n := range 200 {
-				f.groups[1].Get(t.Context(), ownedBy(f.Cluster, 0, n))
+			for _, key := range allOwnedBy(f.Cluster, 0, 200) {
+				f.groups[1].Get(t.Context(), key)
 			}
 			s := f.groups[1].Stats()
 			if s.HotEntries > test.most/33_000 || s.HotEntries < test.most/34_000 || s.Bytes > test.most {
@@ -98,8 +98,8 @@ func TestCopiesAndOwnKeysShareOneBudget(t *testing.T) {
 		f := newFleet(t, 2, nil, func(context.Context, string) ([]byte, error) { return make([]byte, 32<<10), nil },
 			&shoal.GroupOptions[[]byte]{MaxBytes: 32 << 20, HotRate: 0.5})
 		get := func(owner int) {
-			for n := range 1000 {
-				f.groups[1].Get(t.Context(), ownedBy(f.Cluster, owner, n))
+			for _, key := range allOwnedBy(f.Cluster, owner, 1000) {
+				f.groups[1].Get(t.Context(), key)
 			}
 		}
 		get(1)

@@ -454,10 +454,7 @@ func TestGetManyHearsOfEachLoadInTime(t *testing.T) {
 			time.Sleep(time.Second)
 			return key, nil
 		}, &shoal.GroupOptions[string]{LoadTimeout: 2 * time.Second})
-		var keys []string
-		for n := range 200 {
-			keys = append(keys, ownedBy(f.Cluster, 0, n))
-		}
+		keys := allOwnedBy(f.Cluster, 0, 200)
 		values, err := f.groups[1].GetMany(t.Context(), keys)
 		if len(values) != 200 || err != nil {
 			t.Errorf("%d values, %v", len(values), err)
@@ -514,10 +511,7 @@ func TestPanicOfABatchFitsIntoItsAnswer(t *testing.T) {
 				batches.Add(1)
 				panic("x")
 			}})
-		var keys []string
-		for n := range 1000 {
-			keys = append(keys, ownedBy(f.Cluster, 0, n))
-		}
+		keys := allOwnedBy(f.Cluster, 0, 1000)
 		_, err := f.groups[1].GetMany(t.Context(), keys)
 		if batches.Load() != 1 {
 			t.Errorf("%d batches: %.300v", batches.Load(), err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,12 +125,11 @@ func TestOnlyQuestionsMayBeSentTwice(t *testing.T) {
 			func() { im.group.Set(t.Context(), im.key, "value") },
 			func() { shoal.Add(t.Context(), c, im.key, 1) },
 		} {
-			first := true
+			var asked atomic.Int64
 			im.answers(func(w http.ResponseWriter, r *http.Request) {
-				if _, twice := r.Header["Idempotency-Key"]; twice && first {
+				if _, twice := r.Header["Idempotency-Key"]; asked.Add(1) == 1 && twice { // drops may
 					t.Error("a write may be sent twice")
 				}
-				first = false // drops may
 				http.Error(w, "", 500)
 			})
 			write()
@@ -142,13 +142,13 @@ func TestOnlyQuestionsMayBeSentTwice(t *testing.T) {
 func TestHoldersThatAreNamedAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		im := newImpostor(t)
-		asked := 0
+		var asked atomic.Int64
 		holders := []*shoalpb.Holder{
 			{Id: []byte("c"), Addr: []byte("http://b"), Remaining: 1<<63 - 1}, {Id: []byte("d"), Addr: []byte("http://b"), Remaining: -1 << 63},
 			{Id: []byte("http://a"), Addr: []byte("http://a")}, {Id: []byte("e"), Addr: []byte("\x00")},
 		}
 		im.answers(func(w http.ResponseWriter, r *http.Request) {
-			if asked++; asked == 1 {
+			if asked.Add(1) == 1 {
 				says(200, mediaType, delimited(t, writtenReply(&shoalpb.Result{Holders: holders})))(w, r)
 				return
 			}
@@ -158,8 +158,8 @@ func TestHoldersThatAreNamedAgainAndAgain(t *testing.T) {
 		})
 		start := time.Now()
 		must(t, im.group.Set(t.Context(), im.key, "value"))
-		if asked > 20 || time.Since(start) > 11*time.Second {
-			t.Errorf("%d messages, %v", asked, time.Since(start))
+		if n := asked.Load(); n > 20 || time.Since(start) > 11*time.Second {
+			t.Errorf("%d messages, %v", n, time.Since(start))
 		}
 	})
 }

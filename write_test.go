@@ -733,10 +733,7 @@ func TestHintsThatOverflowDropTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s source
 		f := newFleet(t, 2, nil, s.get, nil)
-		var keys []string
-		for n := range 1500 {
-			keys = append(keys, ownedBy(f.Cluster, 0, n))
-		}
+		keys := allOwnedBy(f.Cluster, 0, 1500)
 		for _, key := range keys {
 			s.set(key, "old")
 			want(t, f, 0, key, "old")
@@ -1115,10 +1112,7 @@ func TestRemoveNamesADeadPeerOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, nil)
 		f.Down(0)
-		var keys []string
-		for n := range 100 {
-			keys = append(keys, ownedBy(f.Cluster, 0, n))
-		}
+		keys := allOwnedBy(f.Cluster, 0, 100)
 		err := f.groups[1].Remove(t.Context(), keys...)
 		if n := len(peersOf(err, "remove")); n != 1 {
 			t.Errorf("%d PeerErrors", n)
