@@ -164,12 +164,13 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// carryOut carries out a write, or a part of one, and waits for it. If ctx ends, the write goes on.
-func (c *Cache) carryOut(ctx context.Context, what string, write func(context.Context) error) error {
+// carryOut carries out a write, or a part of one, and waits for it, and then calls over. If ctx ends, the write goes on.
+func (c *Cache) carryOut(ctx context.Context, what string, write func(context.Context) error, over func()) error {
 	var err error
-	over := c.detach(func() { err = write(context.Background()) })
+	done := c.detach(func() { err = write(context.Background()) })
 	select {
-	case <-over:
+	case <-done:
+		over()
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("%s goes on, but is not waited for: %w", what, ctx.Err())

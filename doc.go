@@ -32,7 +32,9 @@
 //
 // An error of a write joins a [*PeerError] for each process that could not be told. The write may have happened, then;
 // until they can be told, which is tried again and again, these processes may return older values. A process that holds
-// no more than a copy is no reason for an error: its lease, GroupOptions.HotLease, is waited for.
+// no more than a copy is no reason for an error: its lease, GroupOptions.HotLease, is waited for. For a minute after a
+// process has started, or others have come or gone, all are told of writes of the keys that are new to it, since any of
+// them may hold what it loaded before; then each that does not answer is named in the error.
 //
 // All this holds while processes agree on who is there. What they may return while members come and go is still to be
 // bounded.

@@ -46,7 +46,11 @@ type KeyErrors map[string]error
 // Error tells how many keys failed, and what went wrong for the first three of them.
 func (e KeyErrors) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d keys failed", len(e))
+	if len(e) == 1 {
+		b.WriteString("1 key failed")
+	} else {
+		fmt.Fprintf(&b, "%d keys failed", len(e))
+	}
 	for i, key := range slices.Sorted(maps.Keys(e)) {
 		if i == 3 {
 			b.WriteString("; …")

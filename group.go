@@ -107,8 +107,13 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 }
 
 // Set makes v the value of key. After it has returned nil, no Get that starts later, on any peer, returns an older
-// value. Otherwise its error joins a [*PeerError] for each peer that did not confirm and will be told again. In a group
-// with a getter, change the source first. An ended ctx ends the wait, not the write.
+// value. Otherwise its error joins a [*PeerError] for each peer that did not confirm and will be told again: to forget
+// what it holds, as soon as it is heard of and every ten seconds at the latest. If that is the owner of the key, v may not
+// have been stored; in a group without a getter, set it again. In a group with a getter, change the source first. An
+// ended ctx ends the wait, not the write.
+//
+// A process that does not answer costs a write PeerTimeout if it owns the key, holds a copy, or must be told since the
+// key is new to its owner: for the first minute after that started, or other processes came or went.
 func (g *Group[V]) Set(ctx context.Context, key string, v V) error {
 	return g.set(ctx, key, v, g.ttl(key, v))
 }
@@ -141,8 +146,9 @@ func (g *Group[V]) Purge(ctx context.Context) error { return g.group.purge(ctx) 
 
 // Add adds delta to the counter at key and returns the sum. The owner does it in one step; nothing is lost, whoever
 // else adds. A counter that is not held starts at what the Getter returns, else at zero; its TTL runs from there,
-// whatever is added later. It lasts as long as the memory that holds it, and an Add that failed may have counted. A sum
-// that V cannot hold is an error, and is not kept.
+// whatever is added later. It lasts as long as the memory that holds it, and an Add that failed may have counted: it has
+// if the sum is not zero, which says that only others could not be told. A sum that V cannot hold is an error, and is not
+// kept.
 func Add[V ~int | ~int64](ctx context.Context, g *Group[V], key string, delta V) (V, error) {
 	sum, err := g.group.addTo(ctx, key, int64(delta))
 	return V(sum), err

@@ -90,6 +90,7 @@ func (h *hints) note(g *group, p *peer, what func(*hint, *owed)) {
 		}
 		h.peers[p.ID] = of
 		h.pending.Add(1)
+		h.cache.opts.Logger.Warn("shoal: a peer could not be told of writes, and will be told again", "peer", p.ID, "addr", p.Addr, "group", g.name)
 		go h.deliver(h.cache.life, of)
 	}
 	if of.owed[g] == nil {
@@ -117,8 +118,9 @@ func (h *hints) heard(id string) {
 func (h *hints) deliver(ctx context.Context, of *hint) {
 	seen := h.cache.clock.now()
 	for retry := firstRetry; ctx.Err() == nil; retry = min(2*retry, lastRetry) {
-		if woken := pause(ctx, retry, of.wake); woken {
-			retry = firstRetry / 2
+		pause(ctx, firstRetry, nil)
+		if retry > firstRetry && pause(ctx, retry-firstRetry, of.wake) {
+			retry = firstRetry
 		}
 		v, now := h.cache.peers.view.Load(), h.cache.clock.now()
 		to := of.peer
@@ -130,6 +132,10 @@ func (h *hints) deliver(ctx context.Context, of *hint) {
 		}
 		if h.tell(ctx, of, to) {
 			return
+		}
+		select {
+		case <-of.wake: // by its own answer, which was a refusal
+		default:
 		}
 	}
 }
@@ -155,6 +161,7 @@ func (h *hints) tell(ctx context.Context, of *hint, to *peer) bool {
 	}
 	delete(h.peers, of.peer.ID)
 	h.pending.Add(-1)
+	h.cache.opts.Logger.Info("shoal: a peer has been told of the writes it had missed", "peer", to.ID, "addr", to.Addr)
 	return true
 }
 

@@ -117,7 +117,9 @@ func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	patience := c.opts.PeerTimeout
-	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
+	silence := time.AfterFunc(patience, func() {
+		cancel(fmt.Errorf("nothing has come from there for PeerTimeout, %v", c.opts.PeerTimeout))
+	})
 	defer silence.Stop()
 
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
@@ -196,8 +198,6 @@ func (r *heedful) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-var errSilent = errors.New("nothing has come from there for PeerTimeout")
-
 // causeOf returns err, or why ctx was cancelled if it was: the transport does not tell.
 func causeOf(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
@@ -261,7 +261,7 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &answering{c: c, w: w}
 	switch {
 	case c.closed.Load():
-		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_SHUT_DOWN, "this process has left its peers")
+		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_SHUT_DOWN, "it has left its peers")
 	case !c.slots.TryAcquire(1):
 		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_OVERLOADED, "MaxRequests, %d, are being answered", c.opts.MaxRequests)
 	default:
@@ -406,6 +406,7 @@ func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
 	if p := c.peers.sender(s); p != nil {
+		p.counts.silent.Store(false)
 		if p.counts.shown.Load() != s.GetView() {
 			c.peers.differs.Store(int64(c.clock.now())) // before it may agree
 			p.counts.shown.Store(s.GetView())

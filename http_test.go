@@ -560,14 +560,16 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 			}
 			return strings.Repeat(key, 10_000), nil
 		})
+		synctest.Wait() // for greetings
+		before := conns.Load()
 		for range 10 {
 			for _, key := range []string{"a value of some size", "missing", "broken"} {
 				g.Get(t.Context(), key)
 				synctest.Wait()
 			}
 		}
-		if n := conns.Load(); n != 1 {
-			t.Errorf("%d connections for one question at a time", n)
+		if n := conns.Load() - before; n > 0 {
+			t.Errorf("%d more connections for one question at a time", n)
 		}
 	})
 }

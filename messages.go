@@ -39,7 +39,9 @@ func (c *Cache) hello(ctx context.Context, addr string) (met *peer, err error) {
 func (c *Cache) tell(ctx context.Context, p *peer, g *group, req *shoalpb.Request, longestLoad time.Duration, answer func(*shoalpb.Reply) (more bool, err error)) error {
 	p.counts.exchanges.Add(1)
 	req.Group, req.Generation = []byte(g.name), g.generation.message()
+	answered := false
 	err := c.exchange(ctx, p.Addr, req, longestLoad, func(reply *shoalpb.Reply) (bool, error) {
+		answered = true
 		if was := reply.GetSender().GetIncarnation(); was != p.incarnation && p.incarnation != 0 {
 			c.peers.noticed(sighting{id: p.ID, incarnation: was}) // somebody else is there now
 		}
@@ -51,6 +53,9 @@ func (c *Cache) tell(ctx context.Context, p *peer, g *group, req *shoalpb.Reques
 	})
 	if err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
 		p.counts.failed(err)
+		if !answered {
+			p.counts.silent.Store(true)
+		}
 	}
 	return err
 }

@@ -334,11 +334,16 @@ func wake(candidates map[string]*candidate, s sighting) {
 	}
 	for addr, c := range candidates {
 		if c.met == nil || c.met.ID == s.id || addr == s.addr {
-			select {
-			case c.wake <- struct{}{}:
-			default: // it has been asked for already
-			}
+			c.again()
 		}
+	}
+}
+
+// again has c asked once more who it is.
+func (c *candidate) again() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // it has been asked for already
 	}
 }
 
@@ -372,6 +377,11 @@ func (p *peers) look(candidates map[string]*candidate) {
 		return a.Peer == b.Peer && a.incarnation == b.incarnation
 	}) {
 		p.swap(members, alone)
+		for _, c := range candidates { // lets them know this view, and this process theirs
+			if c.met != nil && c.met.incarnation != p.incarnation {
+				c.again()
+			}
+		}
 	}
 }
 
@@ -444,7 +454,7 @@ func (p *peers) named(id, addr []byte) *peer {
 func (p *peers) tellAll(key string) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i, m := range v.members {
-		if i != v.self && m.counts.shown.Load() != v.digest {
+		if i != v.self && m.counts.shown.Load() != v.digest && !m.counts.silent.Load() {
 			return true
 		}
 	}

@@ -76,7 +76,7 @@ func (g *group) purge(ctx context.Context) error {
 	if len(g.cache.peers.others()) == 0 {
 		return nil
 	}
-	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), g.purgeAll)
+	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), g.purgeAll, func() {})
 }
 
 // lastGeneration is above all that are.

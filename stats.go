@@ -155,6 +155,7 @@ func (g *group) stats() GroupStats {
 // peerCounts are the counters of PeerStats. They outlive views, as long as a peer of the same ID is in each.
 type peerCounts struct {
 	shown               atomic.Uint64 // the digest of its view when it was last heard of
+	silent              atomic.Bool   // the last question to it was not answered
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]
 }

@@ -70,10 +70,10 @@ func (g *group) remove(ctx context.Context, keys []string) error {
 func (g *group) addTo(ctx context.Context, key string, delta int64) (int64, error) {
 	g.counts.adds.Add(1)
 	done, err := g.change(ctx, shoalpb.Write_ADD, []change{{key: key, delta: delta}})
-	if err != nil {
+	if len(done) == 0 {
 		return 0, err
 	}
-	return done[0].sum, nil
+	return done[0].sum, err
 }
 
 // change carries out changes of one kind, of different keys. If ctx ends, it goes on without the caller.
@@ -88,15 +88,16 @@ func (g *group) change(ctx context.Context, op shoalpb.Write_Op, changes []chang
 	if len(w.elsewhere) == 0 && !w.mustTell() {
 		return w.done, errors.Join(w.errs...)
 	}
+	over := false
 	err := g.cache.carryOut(ctx, fmt.Sprintf("%s in group %q", opName(op), g.name), func(ctx context.Context) error {
 		w.there(ctx)
 		w.tell(ctx)
 		return errors.Join(w.errs...)
-	})
-	if err != nil {
-		return nil, err
+	}, func() { over = true })
+	if !over {
+		return nil, err // what is done is not known yet
 	}
-	return w.done, nil
+	return w.done, err
 }
 
 func opName(op shoalpb.Write_Op) string {
@@ -119,8 +120,30 @@ type writing struct {
 	version   uint64          // below all that owners give it: of what a hint about it may drop
 	elsewhere map[*peer][]int // by owner, indexes of changes
 	errs      []error
-	failed    map[string]*PeerError // of errs, by the peer's ID
+	missed    map[string]*missed // of errs, by the peer's ID
 }
+
+// missed is the error of a peer that has not done its part for some keys.
+type missed struct {
+	tell  bool   // the owner has done it, but this peer could not be told
+	key   string // the first of them
+	group string
+	more  int
+	err   error // what was wrong with the first
+}
+
+func (e *missed) Error() string {
+	what, more := "key", ""
+	if e.tell {
+		what = "to tell it of key"
+	}
+	if e.more > 0 {
+		more = fmt.Sprintf(" and %d more", e.more)
+	}
+	return fmt.Sprintf("%s %.80q%s of group %q: %v", what, e.key, more, e.group, e.err)
+}
+
+func (e *missed) Unwrap() error { return e.err }
 
 // here does what can be done in this process: it drops copies, and changes what this process owns.
 func (w *writing) here(ctx context.Context) {
@@ -153,27 +176,28 @@ func (w *writing) fail(i int, owner *peer, err error) {
 	isAdd := w.op == shoalpb.Write_ADD
 	w.done[i] = accepted{version: w.version, all: !isAdd, err: err}
 	if owner == nil {
-		w.blame(new(peer), i, err)
+		w.blame(new(peer), i, false, err)
 		return
 	}
-	w.blame(owner, i, err)
+	w.blame(owner, i, false, err)
 	if _, ok := errors.AsType[*notOwner](err); !ok && !isAdd {
 		w.done[i].acceptor = owner // which is told later
 		w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
 	}
 }
 
-// blame adds to the errors what p has not done, if it is the first of that kind.
-func (w *writing) blame(p *peer, i int, err error) {
-	if w.failed[p.ID] != nil {
+// blame adds to the errors what p has not done.
+func (w *writing) blame(p *peer, i int, tell bool, err error) {
+	if m := w.missed[p.ID]; m != nil {
+		m.more++
 		return
 	}
-	if w.failed == nil {
-		w.failed = make(map[string]*PeerError)
+	if w.missed == nil {
+		w.missed = make(map[string]*missed)
 	}
-	e := &PeerError{Peer: p.Peer, Op: opName(w.op), Err: fmt.Errorf("key %.80q of group %q: %w", w.changes[i].key, w.g.name, err)}
-	w.failed[p.ID] = e
-	w.errs = append(w.errs, e)
+	m := &missed{tell: tell, key: w.changes[i].key, group: w.g.name, err: err}
+	w.missed[p.ID] = m
+	w.errs = append(w.errs, &PeerError{Peer: p.Peer, Op: opName(w.op), Err: m})
 }
 
 // there sends changes to their owners. An owner that says whose a key is, is believed once.
@@ -326,7 +350,7 @@ func (w *writing) tell(ctx context.Context) {
 						continue
 					}
 					c.hints.keep(w.g, t.peer, w.changes[i].key, w.done[i].version)
-					w.blame(t.peer, i, err)
+					w.blame(t.peer, i, w.done[i].err == nil, err)
 				}
 			})
 		}

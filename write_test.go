@@ -777,6 +777,60 @@ func TestHintIsToldAsSoonAsThePeerIsHeardOf(t *testing.T) {
 	})
 }
 
+// A refusal is word from a peer too, but no reason to ask again at once.
+func TestHintsAreNotPressedOnWhoeverRefusesThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		must(t, f.Cache(2).Shutdown(t.Context()))
+		if got := peersOf(f.groups[0].Set(t.Context(), ownedBy(f.Cluster, 0, 0), "value"), "set"); !slices.Equal(got, []string{"http://cache-2"}) {
+			t.Errorf("not told: %v", got)
+		}
+		time.Sleep(time.Minute)
+		if n := f.exchanges(); n > 30 {
+			t.Errorf("%d exchanges within a minute", n)
+		}
+	})
+}
+
+// Once nothing is new, writes do not depend on who holds nothing, even if nobody has spoken for long.
+func TestDeadBystanderIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		time.Sleep(10 * time.Minute)
+		f.Down(2)
+		for i := range 2 {
+			must(t, f.groups[0].Set(t.Context(), ownedBy(f.Cluster, i, 0), "value"))
+			must(t, f.groups[0].Remove(t.Context(), ownedBy(f.Cluster, i, 0)))
+		}
+	})
+}
+
+func TestAddTellsTheSumThoughSomebodyWasNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[int](t, 3, nil, nil, nil)
+		f.Down(2)
+		for i := range 2 {
+			for n := range 3 {
+				sum, err := shoal.Add(t.Context(), f.groups[0], ownedBy(f.Cluster, i, 0), 1)
+				if sum != n+1 || !slices.Equal(peersOf(err, "add"), []string{"http://cache-2"}) || !strings.Contains(err.Error(), "to tell it of key") {
+					t.Errorf("%d, %v", sum, err)
+				}
+			}
+		}
+	})
+}
+
+func TestErrorOfManyKeysSaysHowMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		f.Down(0)
+		err := f.groups[1].Remove(t.Context(), allOwnedBy(f.Cluster, 0, 3)...)
+		if err == nil || !strings.Contains(err.Error(), "and 2 more of group") {
+			t.Error(err)
+		}
+	})
+}
+
 func TestEndedContextEndsTheWaitAndNotTheWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, nil)

@@ -29,8 +29,8 @@ type Cluster struct {
 }
 
 // New returns a Cluster of n caches, made with opts, each of which sees all. It sets Self, Discovery and Transport; ID
-// must be empty. They are Ready when New returns, and are shut down when t ends. Call New inside the bubble of
-// synctest.Test if the test is to run in one.
+// must be empty. They are Ready when New returns, as young as all that has just started (for a minute writes are told to
+// all), and are shut down when t ends. Call New inside the bubble of synctest.Test if the test is to run in one.
 func New(t testing.TB, n int, opts *shoal.Options) *Cluster {
 	t.Helper()
 	return newCluster(t, n, opts, inMemory)
