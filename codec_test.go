@@ -64,11 +64,11 @@ func (b *blob) UnmarshalBinary(data []byte) error {
 	return nil
 }
 
-// A packed decodes in place, which nothing forbids.
-type packed struct{ text string }
+// A flattened decodes in place, which nothing forbids.
+type flattened struct{ text string }
 
-func (p packed) MarshalBinary() ([]byte, error) { return []byte(strings.ToUpper(p.text)), nil }
-func (p *packed) UnmarshalBinary(data []byte) error {
+func (p flattened) MarshalBinary() ([]byte, error) { return []byte(strings.ToUpper(p.text)), nil }
+func (p *flattened) UnmarshalBinary(data []byte) error {
 	for i := range data {
 		data[i] |= 0x20
 	}
@@ -76,7 +76,7 @@ func (p *packed) UnmarshalBinary(data []byte) error {
 	return nil
 }
 
-// A word is packed in JSON.
+// A word is flattened in JSON.
 type word struct{ text string }
 
 func (w word) MarshalText() ([]byte, error) { return []byte(strings.ToUpper(w.text)), nil }
@@ -268,7 +268,7 @@ func TestValuesComeBackAsTheyWentIn(t *testing.T) {
 		"BinaryByPointer": roundTrip(&celsius{-1}),
 		"Appender":        roundTrip(ledger{[]byte("abc")}),
 		"AppenderPointer": roundTrip(&ledger{[]byte("abc")}),
-		"BinaryInPlace":   roundTrip(packed{"abc"}),
+		"BinaryInPlace":   roundTrip(flattened{"abc"}),
 		"TextInPlace":     roundTrip(word{"abc"}),
 		"TextInPlaceDeep": roundTrip([]word{{"abc"}, {"def"}}),
 		"BigInt":          roundTrip(*big.NewInt(1 << 40)),
@@ -735,7 +735,7 @@ func FuzzDecode(f *testing.F) {
 	decoders := []func(*testing.T, []byte){
 		decoder[ByteView](f), decoder[string](f), decoder[[]byte](f), decoder[Named](f), decoder[namedBytes](f),
 		decoder[*wrapperspb.StringValue](f), decoder[*structpb.Value](f), decoder[time.Time](f), decoder[*url.URL](f),
-		decoder[netip.Addr](f), decoder[celsius](f), decoder[*ledger](f), decoder[packed](f), decoder[secret](f), decoder[level](f),
+		decoder[netip.Addr](f), decoder[celsius](f), decoder[*ledger](f), decoder[flattened](f), decoder[secret](f), decoder[level](f),
 		decoder[user](f), decoder[*user](f), decoder[map[string][]int](f), decoder[float64](f), decoder[any](f), decoder[tree](f),
 	}
 	for _, s := range []string{"", "null", `{"Name":"a","Friends":[{}]}`, `"secret x"`, "\n\x01a", "http://a/b", "{", "\xff\xff\xff\xff", "\x01\x00\x00\x00\x0e\xbbK7\xe5\x07\x5b\xcd\x15\xff\xff"} {

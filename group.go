@@ -202,6 +202,7 @@ type group struct {
 // settings are the options of a group that do not depend on V.
 type settings struct {
 	maxBytes    int64
+	lru         bool    // evicts the least recently used
 	hotShare    float64 // of maxBytes, for copies
 	loadTimeout time.Duration
 	stale       time.Duration
@@ -219,15 +220,22 @@ const absentShare = 1. / 64
 
 func newGroup(c *Cache, name string, s settings) *group {
 	g := &group{name: name, cache: c, settings: s}
-	g.main = newStore(&c.clock, s.maxBytes)
-	g.absent = newStore(&c.clock, int64(absentShare*float64(s.maxBytes)))
-	g.copies = newStore(&c.clock, int64(s.hotShare*float64(s.maxBytes)))
-	g.main.lent = func() int64 { return g.absent.used.Load() + g.copies.used.Load() }
-	g.main.stale, g.main.loadTimeout = s.stale, s.loadTimeout
+	small := func(share float64) *store {
+		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
+	}
+	g.absent, g.copies = small(absentShare), small(s.hotShare)
+	lent := func() int64 { return g.absent.inUse() + g.copies.inUse() }
+	g.main = &store{aging: aging{clock: &c.clock, stale: s.stale, loadTimeout: s.loadTimeout}}
+	if s.lru {
+		g.main.engine = newLRUEngine(&c.clock, s.maxBytes, lent)
+	} else {
+		g.main.engine = newPackedEngine(&c.clock, s.maxBytes, lent)
+	}
 	if s.stale > 0 {
 		g.main.hotRate = s.hotRate
 	}
 	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
+	g.main.rates.most = g.rates.most
 	return g
 }
 
@@ -265,11 +273,11 @@ type found struct {
 
 // value answers a caller of this process who wants no more than the value.
 func (g *group) value(ctx context.Context, key string) (ByteView, error) {
-	if e, due := g.main.get(key); e != nil {
+	if value, due, ok := g.main.get(key); ok {
 		if due {
 			g.loadAnew(key)
 		}
-		return e.value, nil
+		return value, nil
 	}
 	f, err := g.getElse(ctx, key, want{})
 	return f.value, err
@@ -278,7 +286,7 @@ func (g *group) value(ctx context.Context, key string) (ByteView, error) {
 // get answers a caller of this process who wants to know more.
 func (g *group) get(ctx context.Context, key string, w want) (found, error) {
 	if w == (want{}) {
-		if e, due := g.main.get(key); e != nil {
+		if e, due, ok := g.main.use(key, 1, false); ok {
 			return g.hit(key, e, due), nil
 		}
 	}
@@ -301,11 +309,11 @@ func (g *group) getElse(ctx context.Context, key string, w want) (found, error) 
 }
 
 // hit makes the result of what memory has of a key of this process.
-func (g *group) hit(key string, e *entry, due bool) found {
+func (g *group) hit(key string, e entry, due bool) found {
 	if due {
 		g.loadAnew(key)
 	}
-	return found{entry: *e, stale: e.isStale(g.cache.clock.now()), kept: true}
+	return found{entry: e, stale: e.isStale(g.cache.clock.now()), kept: true}
 }
 
 // loadAnew loads key in the background, to replace what there is.
@@ -321,31 +329,32 @@ func (g *group) held(key string, w want) (found, bool) {
 	}
 	now := g.cache.clock.now()
 	if w.cachedOnly { // which has no load replace anything, and serves what waits for one
-		if e := g.main.peek(key); e != nil && w.takes(e, now, now) {
+		if e, ok := g.main.peek(key); ok && w.takes(&e, now, now) {
 			return g.hit(key, e, false), true
 		}
 	}
-	look := func(s *store) (*entry, bool) {
-		if s.used.Load() == 0 {
-			return nil, false
+	look := func(s *store) (e entry, due, ok bool) {
+		if s.inUse() == 0 {
+			return entry{}, false, false
 		}
 		if w != (want{}) {
-			if e := s.peek(key); e == nil || !w.takes(e, now, now) {
-				return nil, false
+			if e, ok := s.peek(key); !ok || !w.takes(&e, now, now) {
+				return entry{}, false, false
 			}
 		}
-		return s.get(key)
+		return s.use(key, 1, false)
 	}
 	if w != (want{}) && !w.cachedOnly {
-		if e, due := look(g.main); e != nil {
+		if e, due, ok := look(g.main); ok {
 			return g.hit(key, e, due), true
 		}
 	}
-	if e, _ := look(g.absent); e != nil {
-		return found{entry: *e, kept: true}, true
+	if e, _, ok := look(g.absent); ok {
+		return found{entry: e, kept: true}, true
 	}
-	if e, _ := look(g.copies); e != nil {
-		return found{entry: *e, stale: e.late}, true
+	if e, _, ok := look(g.copies); ok {
+		e.uses.Add(1)
+		return found{entry: e, stale: e.late}, true
 	}
 	return found{}, false
 }
@@ -396,6 +405,9 @@ type question struct {
 	have    uint64        // the version of the one that has been
 }
 
+// perSecond is how many of the calls were made in a second.
+func (q *question) perSecond() float64 { return float64(q.callers) / max(q.over.Seconds(), 1) }
+
 // answer answers a peer that takes this process for the owner of key. It calls loading before it waits for a load. It
 // never asks another process.
 func (g *group) answer(ctx context.Context, key string, q question, loading func(longest time.Duration)) (found, error) {
@@ -425,27 +437,27 @@ func (g *group) serve(key string, q question) (found, bool) {
 		return found{}, false
 	}
 	if now := g.cache.clock.now(); q.maxAge > 0 || q.cachedOnly {
-		e := g.peek(key)
-		if e == nil || !q.takes(e, now, now) {
+		e, ok := g.peek(key)
+		if !ok || !q.takes(&e, now, now) {
 			return found{}, false
 		}
 		if q.cachedOnly {
 			return g.hit(key, e, false), true
 		}
 	}
-	if e, due := g.main.serve(key, q.callers); e != nil {
+	if e, due, ok := g.main.use(key, q.perSecond(), true); ok {
 		return g.hit(key, e, due), true
 	}
-	if e, _ := g.absent.serve(key, q.callers); e != nil {
-		return found{entry: *e, kept: true}, true
+	if e, _, ok := g.absent.use(key, 1, true); ok {
+		return found{entry: e, kept: true}, true
 	}
 	return found{}, false
 }
 
-// peek returns what there is of key, or nil, and leaves no trace.
-func (g *group) peek(key string) *entry {
-	if e := g.main.peek(key); e != nil {
-		return e
+// peek returns what there is of key, and leaves no trace.
+func (g *group) peek(key string) (entry, bool) {
+	if e, ok := g.main.peek(key); ok {
+		return e, true
 	}
 	return g.absent.peek(key)
 }
@@ -475,10 +487,10 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 	if owner == nil {
 		return found{}, errNoOwner // there was one when these callers began to gather
 	}
-	before := g.copies.peek(key)
-	if q.lease && before != nil {
+	before, ok := g.copies.peek(key)
+	if q.lease && ok {
 		q.have = before.version
-		q.callers += g.copies.callsOf(key)
+		q.callers += before.uses.Load()
 		q.over = g.cache.clock.now() - (before.fresh - g.hotLease)
 	}
 	g.counts.fetches.Add(1)
@@ -488,11 +500,11 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
 		g.counts.fetches.Add(1)
 		q.lease, q.have = false, 0
-		f, err = g.cache.fetch(ctx, other.owner, g, key, q, nil)
+		f, err = g.cache.fetch(ctx, other.owner, g, key, q, entry{})
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
 		copy.fresh = sent + min(f.lease, maxLease) // the owner counts from later
-		copy.ends, copy.late = copy.fresh+maxLease, f.stale
+		copy.ends, copy.late, copy.uses = copy.fresh+maxLease, f.stale, new(atomic.Int64)
 		var cost int64
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
@@ -536,11 +548,11 @@ func (g *group) load(ctx context.Context, key string, w want) (found, error) {
 
 // here returns what memory has of key, if it is not past its TTL.
 func (g *group) here(key string) (found, bool) {
-	e := g.peek(key)
-	if e == nil || e.isStale(g.cache.clock.now()) {
+	e, ok := g.peek(key)
+	if !ok || e.isStale(g.cache.clock.now()) {
 		return found{}, false
 	}
-	return found{entry: *e, kept: true}, true
+	return found{entry: e, kept: true}, true
 }
 
 // longestLoad is how long a load may take: two, if what the first brings may not do.
@@ -619,11 +631,12 @@ func (g *group) settle(f *loadFlight, began time.Duration, l loaded) found {
 	case errors.Is(l.err, ErrNotFound):
 		ttl, into = cut(cmp.Or(g.notFoundTTL, -1), g.jitter), g.absent
 	default:
-		var e *entry
-		if !f.Commit(func() { e = g.main.failed(f.Key()) }) { // else it may have failed since nobody waits any more
-			e = g.main.peek(f.Key())
+		var e entry
+		var ok bool
+		if !f.Commit(func() { e, ok = g.main.failed(f.Key()) }) { // else it may have failed since nobody waits any more
+			e, ok = g.main.peek(f.Key())
 		}
-		if e != nil {
+		if ok {
 			return g.instead(e, l.err)
 		}
 		ttl, into = cut(cmp.Or(g.errorTTL, -1), g.jitter), g.absent
@@ -694,7 +707,7 @@ func (g *group) landed(ctx context.Context, key string, f found, err error) (fou
 		return f, err
 	}
 	err = fmt.Errorf("load %.80q of group %q: %w", key, g.name, err)
-	if e := g.main.failed(key); e != nil {
+	if e, ok := g.main.failed(key); ok {
 		return g.instead(e, err), nil
 	}
 	if late && g.errorTTL > 0 && g.cache.peers.view.Load().owns(key) {
@@ -706,8 +719,8 @@ func (g *group) landed(ctx context.Context, key string, f found, err error) (fou
 }
 
 // instead makes the result of a load that has failed, where there is still an older value.
-func (g *group) instead(e *entry, err error) found {
-	return found{entry: *e, stale: e.isStale(g.cache.clock.now()), kept: true, failed: err}
+func (g *group) instead(e entry, err error) found {
+	return found{entry: e, stale: e.isStale(g.cache.clock.now()), kept: true, failed: err}
 }
 
 // viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,

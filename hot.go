@@ -23,8 +23,7 @@ func (g *group) grant(key string, q question) time.Duration {
 		return 0
 	}
 	now := g.cache.clock.now()
-	perSecond := float64(q.callers) / max(q.over.Seconds(), 1)
-	if g.rates.note(key, q.from.incarnation, perSecond, now) < g.hotRate {
+	if g.rates.note(key, q.from.incarnation, q.perSecond(), now) < g.hotRate {
 		return 0
 	}
 	// The holder counts from when it asked, which is earlier; clocks may run at rates that differ by a little.

@@ -82,7 +82,7 @@ func TestHotCopiesAreOffOrWithinTheirShare(t *testing.T) {
 				f.groups[1].Get(t.Context(), key)
 			}
 			s := f.groups[1].Stats()
-			if s.HotEntries > test.most/33_000 || s.HotEntries < test.most/34_000 || s.Bytes > test.most {
+			if s.HotEntries > test.most/33_000 || s.HotEntries < test.most/34_000 || s.Bytes > test.most+8<<10 { // and empty tables
 				t.Errorf("%d bytes for copies: there are %d, of %d bytes", test.hotBytes, s.HotEntries, s.Bytes)
 			}
 			if s := f.groups[0].Stats(); test.hotBytes < 0 && s.Leases > 0 {

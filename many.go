@@ -31,7 +31,7 @@ func (g *group) many(ctx context.Context, keys []string) map[string]outcome {
 			continue
 		}
 		all[key] = outcome{}
-		if e, due := g.main.get(key); e != nil {
+		if e, due, ok := g.main.use(key, 1, false); ok {
 			all[key] = outcome{found: g.hit(key, e, due)}
 		} else if f, ok := g.held(key, want{}); ok {
 			all[key] = outcome{f, f.err}

@@ -80,16 +80,16 @@ func parts[T any](c *Cache, all []T, size func(T) int) iter.Seq[[]T] {
 // fetch asks p for the value of key. Its error is that of ctx, ErrNotCached, a *PeerError, or a *PeerError that wraps
 // *notOwner. That there is no value is no error, but in what is found. The question names the version of before, a copy
 // whose lease has ended, if q does.
-func (c *Cache) fetch(ctx context.Context, p *peer, g *group, key string, q question, before *entry) (f found, err error) {
+func (c *Cache) fetch(ctx context.Context, p *peer, g *group, key string, q question, before entry) (f found, err error) {
 	sent := c.clock.now()
 	var failed error
 	err = c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{
 		Key: []byte(key), Callers: uint32(min(q.callers, 1<<30)), Over: int64(q.over), Lease: q.lease, Have: q.have,
 		MaxAge: int64(q.maxAge), Fresh: q.fresh, CachedOnly: q.cachedOnly,
 	}}}, g.longestLoad(q.want), func(reply *shoalpb.Reply) (bool, error) {
-		if same := reply.GetSame(); same != nil && before != nil {
+		if same := reply.GetSame(); same != nil && q.have != 0 {
 			g.counts.renewed.Add(1)
-			f = found{entry: *before, fetched: true}
+			f = found{entry: before, fetched: true}
 			f.times(sent, same.Ttl, same.Age)
 			f.stale, f.lease = same.Stale, time.Duration(same.Lease)
 			return false, nil

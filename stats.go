@@ -139,15 +139,15 @@ func (g *group) stats() GroupStats {
 		HintsLost:    c.hintsLost.Load(),
 	}
 	main, copies, absent := g.main.numbers(), g.copies.numbers(), g.absent.numbers()
-	s.Hits, s.HotHits = main.hits, copies.hits
-	s.RequestHits = main.served + absent.served
-	s.StaleHits = main.stale
+	s.Hits, s.HotHits = g.main.hits.load(), g.copies.hits.load()
+	s.RequestHits = g.main.served.load() + g.absent.served.load()
+	s.StaleHits = g.main.staleHits.load()
 	s.Entries, s.HotEntries, s.Absent = main.entries, copies.entries, absent.entries
 	s.Bytes = main.bytes + copies.bytes + absent.bytes
-	s.MaxBytes = g.main.max.Load()
+	s.MaxBytes = main.maxBytes
 	s.Evicted = main.evicted + copies.evicted + absent.evicted
 	s.Expired = main.expired + absent.expired
-	s.Oversized = main.oversized
+	s.Oversized = g.main.oversized.Load()
 	s.Gets = s.Hits + s.HotHits + c.misses.Load()
 	return s
 }

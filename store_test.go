@@ -20,36 +20,29 @@ import (
 	"unsafe"
 )
 
-// A testStore is a store as a group uses it.
+// A testStore is a store with an lruEngine as a group uses it.
 type testStore struct {
-	*store
+	*lruEngine
+	store *store
 	group *group
 }
 
 func newTestStore(maxBytes int64) testStore {
 	c := new(Cache)
 	c.clock.epoch = time.Now()
-	return testStore{newStore(&c.clock, maxBytes), &group{cache: c}}
+	e := newLRUEngine(&c.clock, maxBytes, nil)
+	return testStore{e, &store{engine: e, aging: aging{clock: &c.clock}}, &group{cache: c}}
 }
 
 func (s testStore) set(key string, value []byte, ttl time.Duration) entry {
-	e, cost := s.put(key, value, s.group.aged(entry{born: s.clock.now()}, ttl))
+	e, cost := s.store.put(key, value, s.group.aged(entry{born: s.clock.now()}, ttl))
 	s.shrink(cost)
 	return e
 }
 
 func (s testStore) get(key string) (entry, bool) {
-	if e, _ := s.store.get(key); e != nil {
-		return *e, true
-	}
-	return entry{}, false
-}
-
-func (s testStore) peek(key string) (entry, bool) {
-	if e := s.store.peek(key); e != nil {
-		return *e, true
-	}
-	return entry{}, false
+	e, _, ok := s.store.use(key, 1, false)
+	return e, ok
 }
 
 func (s testStore) remaining(e entry) time.Duration { return e.remaining(s.clock.now()) }
@@ -57,15 +50,15 @@ func (s testStore) remaining(e entry) time.Duration { return e.remaining(s.clock
 // count adds to st what the store knows.
 func (s testStore) count(st *GroupStats) {
 	n := s.numbers()
-	st.Entries, st.Bytes, st.MaxBytes = n.entries, n.bytes, s.max.Load()
-	st.Hits, st.RequestHits, st.StaleHits = n.hits, n.served, n.stale
-	st.Evicted, st.Expired, st.Oversized = n.evicted, n.expired, n.oversized
+	st.Entries, st.Bytes, st.MaxBytes = n.entries, n.bytes, n.maxBytes
+	st.Hits, st.RequestHits, st.StaleHits = s.store.hits.load(), s.store.served.load(), s.store.staleHits.load()
+	st.Evicted, st.Expired, st.Oversized = n.evicted, n.expired, s.store.oversized.Load()
 }
 
 // audit recounts everything that s keeps count of.
 func audit(t testing.TB, s testStore) {
 	t.Helper()
-	var used, entries, hits, evicted, expired int64
+	var used, entries, evicted, expired int64
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -112,7 +105,7 @@ func audit(t testing.TB, s testStore) {
 			t.Errorf("shard %d costs %d, want %d", i, sh.entries.Cost(), cost)
 		}
 		used += cost
-		hits, evicted, expired = hits+sh.hits, evicted+sh.evicted, expired+sh.expired
+		evicted, expired = evicted+sh.evicted, expired+sh.expired
 		sh.mu.Unlock()
 	}
 	if got := s.used.Load(); got != used {
@@ -123,7 +116,7 @@ func audit(t testing.TB, s testStore) {
 	}
 	var st GroupStats
 	s.count(&st)
-	want := GroupStats{Entries: entries, Bytes: used, MaxBytes: s.max.Load(), Hits: hits, Evicted: evicted, Expired: expired, Oversized: s.oversized.Load()}
+	want := GroupStats{Entries: entries, Bytes: used, MaxBytes: s.max.Load(), Hits: st.Hits, Evicted: evicted, Expired: expired, Oversized: st.Oversized}
 	if st != want {
 		t.Errorf("counts %+v\nwant %+v", st, want)
 	}

@@ -449,11 +449,11 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		var before uint64                // version of what is to be replaced; 0: there is nothing
 		var start entry
 		now := g.cache.clock.now()
-		held := g.main.peek(key)
-		if held != nil {
-			before, start = held.version, *held
+		held, ok := g.main.peek(key)
+		if ok {
+			before, start = held.version, held
 		}
-		if held == nil || held.isStale(now) {
+		if !ok || held.isStale(now) {
 			if g.getter != nil {
 				loading(g.loadTimeout)
 			}
@@ -483,7 +483,7 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		}
 		var e entry
 		var cost int64
-		var ok bool
+		ok = false
 		g.loads.Overtake(key, func() { // loads would bring back what was before
 			if before != 0 || g.changed(key).Load() == changes {
 				g.absent.remove(key, 0)

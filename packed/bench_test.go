@@ -1,0 +1,52 @@
+package packed
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+)
+
+// BenchmarkGet reads 100,000 entries of 128 bytes, some more often than others, from one goroutine and from many.
+func BenchmarkGet(b *testing.B) {
+	const n = 100_000
+	keys := make([]string, n)
+	c := New(256<<20, new(atomic.Int64).Load, nil)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("key %012d", i)
+		c.Put(keys[i], make([]byte, 128), func(Meta, bool) (Meta, bool) { return Meta{Version: 1}, true })
+	}
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.01, 1, n-1)
+	order := make([]uint32, 1<<20)
+	for i := range order {
+		order[i] = uint32(zipf.Uint64())
+	}
+	for _, writes := range []int{0, 5} {
+		for _, goroutines := range []int{1, 16} {
+			b.Run(fmt.Sprintf("%d%% writes/%d", writes, goroutines), func(b *testing.B) {
+				b.ReportAllocs()
+				b.SetParallelism((goroutines + 1) / 2)
+				var started atomic.Int64
+				work := func(next func() bool) {
+					i := int(started.Add(1)) * 7919
+					value := make([]byte, 128)
+					for next() {
+						i++
+						key := keys[order[i&(1<<20-1)]]
+						if writes > 0 && i%100 < writes {
+							c.Put(key, value, func(Meta, bool) (Meta, bool) { return Meta{Version: 1}, true })
+						} else if _, ok := c.Get(key); !ok {
+							b.Error("gone")
+							return
+						}
+					}
+				}
+				if goroutines == 1 {
+					work(b.Loop)
+				} else {
+					b.RunParallel(func(pb *testing.PB) { work(pb.Next) })
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,373 @@
+package packed
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func always(m Meta) func(Meta, bool) (Meta, bool) {
+	return func(Meta, bool) (Meta, bool) { return m, true }
+}
+
+func newTest(max int64) (*Cache, *atomic.Int64) {
+	now := new(atomic.Int64)
+	return New(max, now.Load, nil), now
+}
+
+// audit checks the books of c against what is there.
+func audit(t *testing.T, c *Cache) {
+	t.Helper()
+	var used int64
+	for i := range c.shards {
+		sh := &c.shards[i]
+		sh.mu.Lock()
+		idx, table := sh.index.Load(), *sh.table.Load()
+		mine := idx.bytes() + int64(len(table))*8 + int64(len(sh.ghosts.places))*4
+		var entries int64
+		live := make(map[*chunk]int)
+		passed := make([]uint64, len(idx.buckets))
+		for b := range idx.buckets {
+			for j := range idx.buckets[b].slots {
+				s := idx.buckets[b].slots[j].Load()
+				if s == 0 {
+					continue
+				}
+				entries++
+				ch := sh.chunk(chunkOf(s))
+				if ch == nil {
+					t.Fatalf("shard %d: a slot names chunk %d, which is not there", i, chunkOf(s))
+				}
+				live[ch] += ch.size(offsetOf(s))
+				h := c.hash(ch.key(offsetOf(s)))
+				for p := h & idx.mask; p != uint64(b); p = (p + 1) & idx.mask {
+					passed[p]++
+				}
+			}
+		}
+		for b := range idx.buckets {
+			if got := idx.buckets[b].passed.Load(); got != passed[b] {
+				t.Errorf("shard %d: bucket %d was passed %d times, and says %d", i, b, passed[b], got)
+			}
+		}
+		chunks := 0
+		for _, q := range []*queue{&sh.small, &sh.main} {
+			var bytes int64
+			var last *chunk
+			for ch := q.oldest; ch != nil; ch = ch.next {
+				if ch.prev != last || ch.queue != q || sh.chunk(ch.id) != ch {
+					t.Errorf("shard %d: chunk %d is not where it should be", i, ch.id)
+				}
+				if ch.live != live[ch] {
+					t.Errorf("shard %d: chunk %d says that %d bytes live, %d do", i, ch.id, ch.live, live[ch])
+				}
+				last = ch
+				bytes += ch.cost()
+				chunks++
+			}
+			if q.last != last || q.bytes != bytes {
+				t.Errorf("shard %d: a queue says %d bytes, and has %d", i, q.bytes, bytes)
+			}
+			mine += bytes
+		}
+		if sh.used != mine || sh.entries != entries || sh.chunks != chunks {
+			t.Errorf("shard %d: says %d bytes, %d entries, %d chunks, has %d, %d, %d", i, sh.used, sh.entries, sh.chunks, mine, entries, chunks)
+		}
+		used += mine
+		sh.mu.Unlock()
+	}
+	if c.Used() != used {
+		t.Errorf("says %d bytes, has %d", c.Used(), used)
+	}
+}
+
+// Whatever is done, what is returned is what was put last, and only what has room is there.
+func TestAgainstAMap(t *testing.T) {
+	seeds := uint64(30)
+	if raceEnabled {
+		seeds = 5
+	}
+	for seed := range seeds {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		max := int64(1) << (8 + rng.IntN(15))
+		c, now := newTest(max)
+		type kept struct {
+			id   byte
+			size int
+			m    Meta
+		}
+		model := make(map[string]kept)
+		value := func(id byte, size int) []byte { return bytes.Repeat([]byte{id}, size) }
+		keys := 1 + rng.IntN(2000)
+		for n := range 20_000 {
+			key := fmt.Sprint("key ", rng.IntN(keys))
+			switch rng.IntN(20) {
+			case 0:
+				got := c.Delete(key, func(m Meta) bool { return m == model[key].m })
+				if _, held := c.Peek(key); held {
+					t.Fatalf("seed %d: %q is there after Delete = %v", seed, key, got)
+				}
+				delete(model, key)
+			case 1, 2, 3, 4, 5, 6:
+				k := kept{byte(n), rng.IntN(1 << rng.IntN(12)), Meta{Version: uint64(n), Born: now.Load()}}
+				if rng.IntN(2) == 0 {
+					k.m.Fresh = now.Load() + rng.Int64N(1<<40) + 1
+					k.m.Ends = k.m.Fresh + rng.Int64N(2)*rng.Int64N(1<<40)
+				}
+				c.Put(key, value(k.id, k.size), func(old Meta, held bool) (Meta, bool) {
+					if was, ok := model[key]; held && (!ok || old != was.m) {
+						t.Fatalf("seed %d: old %+v, want %+v", seed, old, was.m)
+					}
+					return k.m, true
+				})
+				c.Shrink()
+				model[key] = k
+			case 7:
+				now.Add(rng.Int64N(1 << 36))
+			default:
+				e, ok := c.Get(key)
+				want, known := model[key]
+				if ok && (!known || e.Meta != want.m || !bytes.Equal(e.Value, value(want.id, want.size))) {
+					t.Fatalf("seed %d: Get(%q) = %+v, want %+v, %v", seed, key, e.Meta, want.m, known)
+				}
+			}
+			if n%5000 == 4999 {
+				audit(t, c)
+				max = int64(1) << (8 + rng.IntN(15))
+				c.SetMax(max)
+			}
+			if least := int64(512); c.Used() > max+least+max/16 {
+				t.Fatalf("seed %d: %d bytes of %d are used", seed, c.Used(), max)
+			}
+		}
+		c.Clear()
+		audit(t, c)
+		if st := c.Stats(); st.Entries != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+func TestOverhead(t *testing.T) {
+	for _, n := range []int{100_000, 1_000_000} {
+		if n > 100_000 && (testing.Short() || raceEnabled) {
+			continue
+		}
+		heap := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		before := heap()
+		c, _ := newTest(16 << 30)
+		for i := range n {
+			c.Put(fmt.Sprintf("key %012d", i), make([]byte, 100), always(Meta{Version: 1, Born: 1}))
+			c.Shrink()
+		}
+		after := heap()
+		begin := time.Now()
+		runtime.GC()
+		gc := time.Since(begin)
+		each := float64(after-before) / float64(n)
+		t.Logf("%d entries: %.1f bytes of overhead each, %.1f as counted; GC %v", n, each-116, float64(c.Used())/float64(n)-116, gc)
+		if st := c.Stats(); st.Entries != int64(n) || !raceEnabled && each-116 > 56 {
+			t.Errorf("%d entries, %.1f bytes of overhead each", st.Entries, each-116)
+		}
+		runtime.KeepAlive(c)
+	}
+}
+
+func fill(c *Cache, from, to, size int, m Meta) {
+	for i := from; i < to; i++ {
+		c.Put(fmt.Sprint("key ", i), make([]byte, size), always(m))
+		c.Shrink()
+	}
+}
+
+// count returns how many of the keys in a range are there.
+func count(c *Cache, from, to int) (n int) {
+	for i := from; i < to; i++ {
+		if _, ok := c.Peek(fmt.Sprint("key ", i)); ok {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWhatHasEndedGoesFirst(t *testing.T) {
+	c, now := newTest(2600 << 10)
+	fill(c, 0, 5000, 100, Meta{Version: 1})
+	fill(c, 5000, 15_000, 100, Meta{Version: 1, Fresh: 1 << 30, Ends: 1 << 30})
+	before := count(c, 0, 5000)
+	now.Add(1<<30 + 1<<27)
+	if n := count(c, 5000, 15_000); n != 0 {
+		t.Errorf("%d that have ended are there", n)
+	}
+	fill(c, 15_000, 20_000, 100, Meta{Version: 1})
+	if n := count(c, 0, 5000); n != before || before != 5000 {
+		t.Errorf("%d of 5000 live ones were there, %d are", before, n)
+	}
+	if st := c.Stats(); st.Expired == 0 || st.Evicted != 0 {
+		t.Errorf("%+v", st)
+	}
+	audit(t, c)
+}
+
+func TestOverwritingAndDeletingGiveRoomBack(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	fill(c, 0, 1000, 500, Meta{Version: 1})
+	for n := range 20_000 { // far more than the bound, of one key in ten
+		c.Put(fmt.Sprint("key ", n%100), make([]byte, 500), always(Meta{Version: uint64(n)}))
+		c.Shrink()
+	}
+	if n := count(c, 0, 1000); n != 1000 {
+		t.Errorf("%d of 1000 are left", n)
+	}
+	for n := range 900 {
+		c.Delete(fmt.Sprint("key ", n), func(Meta) bool { return true })
+	}
+	fill(c, 1000, 1900, 500, Meta{Version: 1})
+	if n := count(c, 900, 1900); n < 990 {
+		t.Errorf("%d of 1000 are left", n)
+	}
+	audit(t, c)
+}
+
+func TestEntriesOfAllSizes(t *testing.T) {
+	const max = 8 << 20
+	c, _ := newTest(max)
+	for _, size := range []int{0, 1, 127, 128, 1 << 14, 1<<14 + 1, 100_000, max/Largest - 100} {
+		value := make([]byte, size)
+		for i := range value {
+			value[i] = byte(i * 7)
+		}
+		if !c.Put("key", value, always(Meta{Version: uint64(size)})) {
+			t.Errorf("%d bytes were not kept", size)
+		}
+		c.Shrink()
+		if e, ok := c.Get("key"); !ok || !bytes.Equal(e.Value, value) || e.Version != uint64(size) {
+			t.Errorf("of %d bytes: %v, %d bytes", size, ok, len(e.Value))
+		}
+	}
+	if c.Put("key", make([]byte, max/Largest+1), always(Meta{})) {
+		t.Error("more than an eighth of the bound was kept")
+	}
+	if _, ok := c.Get("key"); ok {
+		t.Error("the value before is still there")
+	}
+	if !c.Put("", nil, always(Meta{Version: 7})) {
+		t.Error("nothing under the empty key was not kept")
+	}
+	if e, ok := c.Get(""); !ok || e.Version != 7 || len(e.Value) != 0 {
+		t.Errorf("%v, %+v", ok, e)
+	}
+	audit(t, c)
+}
+
+// A scan of what is asked for once does not push out what is asked for again and again.
+func TestScansPassBy(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	for range 5 {
+		for i := range 1000 {
+			if _, ok := c.Get(fmt.Sprint("key ", i)); !ok {
+				fill(c, i, i+1, 400, Meta{Version: 1})
+			}
+		}
+	}
+	fill(c, 10_000, 30_000, 400, Meta{Version: 1})
+	if n := count(c, 0, 1000); n < 950 {
+		t.Errorf("%d of 1000 are left", n)
+	}
+	audit(t, c)
+}
+
+func TestBoundMovesBothWays(t *testing.T) {
+	c, _ := newTest(16 << 20)
+	fill(c, 0, 100_000, 100, Meta{Version: 1})
+	full := c.Stats().Entries
+	c.SetMax(1 << 20)
+	if n := c.Stats().Entries; c.Used() > 1<<20 || n < full/32 || n > full/8 {
+		t.Errorf("%d of %d entries in %d bytes", n, full, c.Used())
+	}
+	audit(t, c)
+	c.SetMax(32 << 20)
+	fill(c, 0, 100_000, 100, Meta{Version: 1})
+	if n := count(c, 0, 100_000); n != 100_000 {
+		t.Errorf("%d of 100,000 are there", n)
+	}
+	c.SetMax(0)
+	if st := c.Stats(); st.Entries != 0 || c.Used() > 16<<10 {
+		t.Errorf("%d entries, %d bytes are left", st.Entries, c.Used())
+	}
+	audit(t, c)
+}
+
+// Readers see whole values of the right key, whatever writers do meanwhile.
+func TestReadersAmongWriters(t *testing.T) {
+	c, now := newTest(1 << 20)
+	fill := func(key int, b []byte) []byte {
+		for i := range b {
+			b[i] = byte(key + i)
+		}
+		return b
+	}
+	writes := 50_000
+	if raceEnabled {
+		writes = 5_000
+	}
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	for w := range 4 {
+		rng := rand.New(rand.NewPCG(uint64(w), 2))
+		wg.Go(func() {
+			for range writes {
+				key := rng.IntN(5000)
+				if rng.IntN(10) == 0 {
+					c.Delete(fmt.Sprint(key), func(Meta) bool { return true })
+				} else {
+					m := Meta{Version: uint64(key)}
+					if rng.IntN(2) == 0 {
+						m.Fresh = now.Load() + 1000
+						m.Ends = m.Fresh
+					}
+					c.Put(fmt.Sprint(key), fill(key, make([]byte, rng.IntN(1000))), always(m))
+					c.Shrink()
+				}
+				now.Add(1)
+			}
+			stop.Store(true)
+		})
+	}
+	for r := range 4 {
+		rng := rand.New(rand.NewPCG(uint64(r), 3))
+		wg.Go(func() {
+			var held []Entry
+			for !stop.Load() {
+				key := rng.IntN(5000)
+				e, ok := c.Get(fmt.Sprint(key))
+				if !ok {
+					continue
+				}
+				if held = append(held, e); len(held) > 1000 {
+					held = held[500:]
+				}
+				e = held[rng.IntN(len(held))]
+				for i, b := range e.Value {
+					if b != byte(int(e.Version)+i) {
+						t.Errorf("byte %d of key %d is %d", i, e.Version, b)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	audit(t, c)
+}
