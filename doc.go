@@ -72,8 +72,11 @@
 // # Memory
 //
 // GroupOptions.MaxBytes bounds what a group takes in one process: keys, values, and what it costs to keep them. What has
-// expired makes room first, then what was used least recently. A value that would take more than an eighth of it is
-// served and not kept.
+// expired makes room first, then what is least likely to be asked for again, by S3-FIFO, or what was used least recently,
+// with GroupOptions.LRU. A value that would take more than an eighth of it is served and not kept.
+//
+// A ByteView or string from a Get shares its memory with other values of the group. What is to be held for long, beyond a
+// request, is better cloned, or it keeps up to a megabyte of them alive.
 //
 // # Testing
 //

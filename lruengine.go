@@ -48,7 +48,7 @@ const none = math.MaxInt64
 
 // entryOverhead is what an entry costs besides its key and value: the item, the list and map of lru, and the place in
 // expiring. It was measured; TestMemoryMatchesMaxBytes holds it to the heap.
-const entryOverhead = 248
+const entryOverhead = 272
 
 // bytesPerShard is what there must be of the budget for each shard. Small stores have one, and evict exactly.
 const bytesPerShard = 4 << 20
@@ -86,6 +86,11 @@ func (s *lruEngine) get(key string) (entry, bool) {
 	it.tick = s.tick.Load()
 	sh.note()
 	return it.entry, true
+}
+
+func (s *lruEngine) value(key string) (value ByteView, ages, ok bool) {
+	e, ok := s.get(key)
+	return e.value, e.fresh != 0, ok && e.err == nil
 }
 
 func (s *lruEngine) peek(key string) (entry, bool) {

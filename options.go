@@ -34,7 +34,7 @@ type GroupOptions[V any] struct {
 	LoadTimeout time.Duration // longest load, with the wait for its turn; if zero, 30 s
 	MaxLoads    int           // at once in this process, others wait their turn; if zero, any number
 	Codec       Codec[V]      // if nil, see Codec
-	LRU         bool          // evict the least recently used, in place of the default policy
+	LRU         bool          // evict the least recently used, in place of S3-FIFO
 	HotBytes    int64         // of MaxBytes, for copies of others' hot keys; if zero, an eighth; if negative, none
 	HotRate     float64       // gets a second from one peer that make a key hot; if zero, 10
 	HotLease    time.Duration // how long a copy is served without asking its owner, at most 5 s; if zero, 2 s

@@ -30,6 +30,11 @@ func (p packedEngine) get(key string) (entry, bool) {
 	return entryOf(e), ok
 }
 
+func (p packedEngine) value(key string) (value ByteView, ages, ok bool) {
+	data, ages, ok := p.Value(key)
+	return NewByteView(data), ages, ok
+}
+
 func (p packedEngine) peek(key string) (entry, bool) {
 	e, ok := p.Peek(key)
 	return entryOf(e), ok

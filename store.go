@@ -26,6 +26,8 @@ type engine interface {
 	// get returns the entry of key, and takes note that it is in use; peek leaves no trace.
 	get(key string) (entry, bool)
 	peek(key string) (entry, bool)
+	// value is get for what is neither an error nor ages; where ages is true, get says more.
+	value(key string) (value ByteView, ages, ok bool)
 	// put keeps value, or e.err, under key, and returns e with its version, which version gives, under a lock, to what
 	// is to follow the old one; 0 stands for nothing, as the old version or to keep what is there. What was there goes,
 	// even if the value is too large to be kept, which then costs nothing. The slice is the engine's from then on.
@@ -78,6 +80,14 @@ func (e *entry) ahead() time.Duration { return e.fresh - (e.fresh-e.born)/10 }
 // get returns the value of key if a caller of this process may have it, counts a hit, and takes note that key is in use.
 // If due is true, the caller must see to it that the key is loaded anew in the background.
 func (s *store) get(key string) (value ByteView, due, ok bool) {
+	value, ages, ok := s.value(key)
+	if ok && !ages {
+		s.hits.add()
+		return value, false, true
+	}
+	if !ok {
+		return ByteView{}, false, false
+	}
 	e, due, ok := s.use(key, 1, false)
 	return e.value, due, ok
 }

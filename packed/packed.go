@@ -111,10 +111,29 @@ func (c *Cache) Get(key string) (Entry, bool) {
 	if e.Ends != 0 && e.Ends <= c.now() {
 		return Entry{}, false
 	}
+	use(at, s)
+	return e, true
+}
+
+// Value is Get for an entry that does not age: of others it reports that they do, and takes no note.
+func (c *Cache) Value(key string) (value []byte, ages, ok bool) {
+	h := c.hash(key)
+	at, s, ch := c.of(h).find(h, key)
+	if at == nil {
+		return nil, false, false
+	}
+	value, ages = ch.value(offsetOf(s))
+	if !ages {
+		use(at, s)
+	}
+	return value, ages, true
+}
+
+// use takes note that the entry of a slot is in use.
+func use(at *atomic.Uint64, s uint64) {
 	if s&freqMask < freqMask { // else many have used it, and write nothing
 		at.CompareAndSwap(s, s+1)
 	}
-	return e, true
 }
 
 // Peek is Get without taking note.
@@ -260,7 +279,7 @@ func (sh *shard) find(h uint64, key string) (at *atomic.Uint64, slot uint64, ch 
 			at := &bucket.slots[i]
 			for s := at.Load(); s != 0 && s>>tagShift == tag; {
 				if ch := sh.chunk(chunkOf(s)); ch != nil {
-					if ch.key(offsetOf(s)) == key {
+					if ch.is(offsetOf(s), key) {
 						return at, s, ch
 					}
 					break
@@ -795,6 +814,20 @@ func (ch *chunk) key(offset int) string {
 	at, key, _, flags := ch.lengths(offset)
 	at += 16 + timesOf(flags)
 	return unsafe.String(unsafe.SliceData(ch.buf[at:at+key:at+key]), key)
+}
+
+// is reports whether the entry at offset is that of key.
+func (ch *chunk) is(offset int, key string) bool {
+	at, n, _, flags := ch.lengths(offset)
+	at += 16 + timesOf(flags)
+	return n == len(key) && string(ch.buf[at:at+n]) == key
+}
+
+// value returns the value of the entry at offset, and whether it ages.
+func (ch *chunk) value(offset int) ([]byte, bool) {
+	at, key, value, flags := ch.lengths(offset)
+	at += 16 + timesOf(flags) + key
+	return ch.buf[at : at+value : at+value], flags != 0
 }
 
 func (ch *chunk) entry(offset int) (e Entry) {
