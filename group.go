@@ -27,6 +27,8 @@ type Group[V any] struct {
 	group *group
 	codec Codec[V]
 	ttl   func(key string, v V) time.Duration
+
+	decoded *decoded[V] // nil: each caller gets one of its own
 }
 
 // Get returns the value of key: from memory, from its owner, or from the [Getter]. The error is ErrNotFound, the
@@ -35,10 +37,16 @@ type Group[V any] struct {
 // [context.DeadlineExceeded]; a key or value that is too large, or cannot be encoded or decoded, one that says so. What
 // is in memory is returned even if ctx has ended. Get is a Getter itself.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
+	if g.decoded != nil {
+		f, err := g.group.get(ctx, key, want{})
+		if err != nil {
+			return *new(V), err
+		}
+		return g.valueOf(key, f)
+	}
 	value, err := g.group.value(ctx, key)
 	if err != nil {
-		var zero V
-		return zero, err
+		return *new(V), err
 	}
 	return g.decode(key, value)
 }
@@ -76,7 +84,7 @@ func (g *Group[V]) GetEntry(ctx context.Context, key string, opts *GetOptions) (
 	} else if f.fetched {
 		e.Source = "peer"
 	}
-	e.Value, err = g.decode(key, f.value)
+	e.Value, err = g.valueOf(key, f)
 	return e, err
 }
 
@@ -92,7 +100,7 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	for key, f := range g.group.many(ctx, keys) {
 		v, err := *new(V), f.err
 		if err == nil {
-			v, err = g.decode(key, f.value)
+			v, err = g.valueOf(key, f.found)
 		}
 		if err == nil {
 			values[key] = v
@@ -160,6 +168,22 @@ func (g *Group[V]) SetMaxBytes(n int64) { g.group.setMaxBytes(n) }
 // Stats returns a snapshot of the group's numbers in this process.
 func (g *Group[V]) Stats() GroupStats { return g.group.stats() }
 
+// valueOf returns the value that was found: with Share the one that others have got, if there is one, and else keeps it
+// for them if it was in memory already.
+func (g *Group[V]) valueOf(key string, f found) (V, error) {
+	if g.decoded == nil || f.version == 0 {
+		return g.decode(key, f.value)
+	}
+	if v, ok := g.decoded.get(key, f.version); ok {
+		return v, nil
+	}
+	v, err := g.decode(key, f.value)
+	if err == nil && !f.loaded && !f.fetched {
+		g.group.main.shrink(g.decoded.put(key, f.version, v, f.value.Len()))
+	}
+	return v, err
+}
+
 func (g *Group[V]) decode(key string, value ByteView) (V, error) {
 	v, err := g.codec.Decode(value.bytes())
 	if err != nil {
@@ -180,15 +204,20 @@ type group struct {
 	zero   func(key string) loaded                               // what a counter starts at; nil: values are no counters
 	add    func(data []byte, delta int64) ([]byte, int64, error) // adds to one
 
-	main   *store // what this process owns
-	absent *store // … and the getter has said in place of values
-	copies *store // of others' hot keys, under lease
+	max    atomic.Int64 // MaxBytes
+	main   *store       // what this process owns
+	absent *store       // … and the getter has said in place of values
+	copies *store       // of others' hot keys, under lease
 
 	// There are two kinds of flight. A load is done here, for callers of this process and of others; a fetch asks
 	// another process. A load never waits for a fetch: so whatever two processes believe about who owns a key, they
 	// never wait for each other.
 	loads   singleflight.Group[string, found]
 	fetches singleflight.Group[string, found]
+
+	// Of decoded values, for GroupOptions.Share.
+	decodedBytes  func() int64
+	forgetDecoded func()
 
 	changes [256]atomic.Uint64 // writes of keys, by a hash
 
@@ -219,12 +248,13 @@ type settings struct {
 const absentShare = 1. / 64
 
 func newGroup(c *Cache, name string, s settings) *group {
-	g := &group{name: name, cache: c, settings: s}
+	g := &group{name: name, cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
+	g.max.Store(s.maxBytes)
 	small := func(share float64) *store {
 		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
 	}
 	g.absent, g.copies = small(absentShare), small(s.hotShare)
-	lent := func() int64 { return g.absent.inUse() + g.copies.inUse() }
+	lent := func() int64 { return g.absent.inUse() + g.copies.inUse() + g.decodedBytes() }
 	g.main = &store{aging: aging{clock: &c.clock, stale: s.stale, loadTimeout: s.loadTimeout}}
 	if s.lru {
 		g.main.engine = newLRUEngine(&c.clock, s.maxBytes, lent)
@@ -240,6 +270,8 @@ func newGroup(c *Cache, name string, s settings) *group {
 }
 
 func (g *group) setMaxBytes(n int64) {
+	g.max.Store(max(n, 0))
+	g.forgetDecoded()
 	g.copies.setMax(int64(g.hotShare * float64(n)))
 	g.absent.setMax(int64(absentShare * float64(n)))
 	g.main.setMax(n)

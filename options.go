@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -34,10 +35,15 @@ type GroupOptions[V any] struct {
 	LoadTimeout time.Duration // longest load, with the wait for its turn; if zero, 30 s
 	MaxLoads    int           // at once in this process, others wait their turn; if zero, any number
 	Codec       Codec[V]      // if nil, see Codec
-	LRU         bool          // evict the least recently used, in place of S3-FIFO
-	HotBytes    int64         // of MaxBytes, for copies of others' hot keys; if zero, an eighth; if negative, none
-	HotRate     float64       // gets a second from one peer that make a key hot; if zero, 10
-	HotLease    time.Duration // how long a copy is served without asking its owner, at most 5 s; if zero, 2 s
+	// Share keeps decoded values of keys that are read again, beside their encodings, and gives all callers the same: it
+	// must not be changed. It is for types that take long to decode.
+	Share bool
+	// SizeOf is the memory of a decoded value, for Share. If nil, it is taken for twice the length of its encoding.
+	SizeOf   func(v V) int64
+	LRU      bool          // evict the least recently used, in place of S3-FIFO
+	HotBytes int64         // of MaxBytes, for copies of others' hot keys; if zero, an eighth; if negative, none
+	HotRate  float64       // gets a second from one peer that make a key hot; if zero, 10
+	HotLease time.Duration // how long a copy is served without asking its owner, at most 5 s; if zero, 2 s
 }
 
 // NewGroup makes the group that all peers know by name. If get is nil, opts.GetMany loads single keys too; without
@@ -73,10 +79,22 @@ func NewGroup[V any](c *Cache, name string, get Getter[V], opts *GroupOptions[V]
 		g.zero = func(key string) loaded { return o.loaded(name, key, *new(V)) }
 		g.add = o.add
 	}
+	group := &Group[V]{group: g, codec: o.Codec, ttl: o.ttl}
+	if o.Share {
+		group.decoded = &decoded[V]{sizeOf: o.sizeOf, most: g.max.Load, seed: maphash.MakeSeed()}
+		g.decodedBytes, g.forgetDecoded = group.decoded.used.Load, group.decoded.clear
+	}
 	if !c.register(g) {
 		panic(fmt.Sprintf("shoal: NewGroup(%q): name is taken", name))
 	}
-	return &Group[V]{group: g, codec: o.Codec, ttl: o.ttl}
+	return group
+}
+
+func (o *GroupOptions[V]) sizeOf(v V, encoded int) int64 {
+	if o.SizeOf != nil {
+		return o.SizeOf(v)
+	}
+	return 2 * int64(encoded)
 }
 
 // withDefaults fills in what is zero. Its error names the field that is out of range.

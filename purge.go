@@ -57,6 +57,7 @@ func (g *group) empty() {
 	g.copies.clear()
 	g.main.clear()
 	g.absent.clear()
+	g.forgetDecoded()
 	g.counts.emptied.Add(1)
 }
 

@@ -143,7 +143,7 @@ func (g *group) stats() GroupStats {
 	s.RequestHits = g.main.served.load() + g.absent.served.load()
 	s.StaleHits = g.main.staleHits.load()
 	s.Entries, s.HotEntries, s.Absent = main.entries, copies.entries, absent.entries
-	s.Bytes = main.bytes + copies.bytes + absent.bytes
+	s.Bytes = main.bytes + copies.bytes + absent.bytes + g.decodedBytes()
 	s.MaxBytes = main.maxBytes
 	s.Evicted = main.evicted + copies.evicted + absent.evicted
 	s.Expired = main.expired + absent.expired
