@@ -805,6 +805,23 @@ func TestDeadBystanderIsNoError(t *testing.T) {
 	})
 }
 
+// Who saw other owners when it died is told of writes once more, in vain, and then not waited for any more.
+func TestDeadPeerThatSawOtherOwnersIsNoErrorForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		f.calm(t)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.See(2, 0, 2)
+		f.groups[2].Get(t.Context(), key)
+		f.Down(2)
+		if got := peersOf(f.groups[0].Set(t.Context(), key, "value"), "set"); !slices.Equal(got, []string{"http://cache-2"}) {
+			t.Errorf("not told: %v", got)
+		}
+		time.Sleep(6 * time.Second)
+		must(t, f.groups[0].Set(t.Context(), key, "value"))
+	})
+}
+
 func TestAddTellsTheSumThoughSomebodyWasNotTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[int](t, 3, nil, nil, nil)

@@ -65,7 +65,7 @@ type shard struct {
 	main     queue // what has been asked for again
 	ghosts   ghosts
 	endings  endings
-	used     int64 // of the budget
+	used     atomic.Int64 // of the budget
 	entries  int64
 	evicted  int64
 	expired  int64
@@ -234,7 +234,7 @@ func (c *Cache) shrink(first *shard) {
 		most := first
 		for range 2 {
 			sh := &c.shards[rand.IntN(len(c.shards))]
-			if most == nil || sh.inUse() > most.inUse() {
+			if most == nil || sh.used.Load() > most.used.Load() {
 				most = sh
 			}
 		}
@@ -250,16 +250,14 @@ func (c *Cache) shrink(first *shard) {
 	}
 }
 
-func (sh *shard) inUse() int64 { return atomic.LoadInt64(&sh.used) }
-
 func (sh *shard) use(n int64) {
-	atomic.AddInt64(&sh.used, n)
+	sh.used.Add(n)
 	sh.cache.used.Add(n)
 }
 
 // reset makes the shard empty.
 func (sh *shard) reset() {
-	sh.use(-sh.used)
+	sh.use(-sh.used.Load())
 	idx, table := newIndex(1), make([]atomic.Pointer[chunk], 8)
 	sh.index.Store(idx)
 	sh.table.Store(&table)
@@ -408,7 +406,7 @@ func (sh *shard) append(q *queue, size int) (ch *chunk, offset int) {
 
 // newChunk adds to q a chunk with room for size bytes at least.
 func (sh *shard) newChunk(q *queue, size int) {
-	share := min(sh.cache.max.Load()/int64(len(sh.cache.shards)), 2*sh.used)
+	share := min(sh.cache.max.Load()/int64(len(sh.cache.shards)), 2*sh.used.Load())
 	usual := 256
 	for usual < maxChunk && int64(usual) < share/64 {
 		usual *= 2
@@ -460,16 +458,16 @@ func (sh *shard) evict() bool {
 			if sh.small.oldest == nil {
 				return false
 			}
-			before := sh.used
+			before := sh.used.Load()
 			sh.workOff(&sh.small)
-			if sh.used < before {
+			if sh.used.Load() < before {
 				return true
 			}
 			continue
 		}
-		before := sh.used
+		before := sh.used.Load()
 		sh.workOff(&sh.main)
-		if sh.used < before {
+		if sh.used.Load() < before {
 			return true
 		}
 	}
@@ -557,7 +555,7 @@ func (sh *shard) compact() bool {
 
 // expire drops what has ended, without looking for it, and reports whether that has freed anything.
 func (sh *shard) expire() bool {
-	before, now := sh.used, sh.cache.now()
+	before, now := sh.used.Load(), sh.cache.now()
 	for _, slot := range sh.endings.due(now) {
 		ch := sh.chunk(chunkOf(slot))
 		if ch == nil {
@@ -571,12 +569,12 @@ func (sh *shard) expire() bool {
 			sh.drop(h, at, s, ch)
 		}
 	}
-	return sh.used < before
+	return sh.used.Load() < before
 }
 
 // trim makes tables smaller that have been larger than they need be for long, and reports whether that has freed anything.
 func (sh *shard) trim() bool {
-	before := sh.used
+	before := sh.used.Load()
 	if idx := sh.index.Load(); len(idx.buckets) > 1 && sh.entries < idx.most()/4 {
 		sh.reindex(len(idx.buckets) / 2)
 	}
@@ -587,7 +585,7 @@ func (sh *shard) trim() bool {
 	if table := *sh.table.Load(); len(table) > 8 && sh.chunks < len(table)/8 {
 		sh.retable(len(table) / 2)
 	}
-	return sh.used < before
+	return sh.used.Load() < before
 }
 
 // retable replaces the table of chunks by one of n places, or of more if two chunks would have the same.

@@ -75,8 +75,8 @@ func audit(t *testing.T, c *Cache) {
 			}
 			mine += bytes
 		}
-		if sh.used != mine || sh.entries != entries || sh.chunks != chunks {
-			t.Errorf("shard %d: says %d bytes, %d entries, %d chunks, has %d, %d, %d", i, sh.used, sh.entries, sh.chunks, mine, entries, chunks)
+		if sh.used.Load() != mine || sh.entries != entries || sh.chunks != chunks {
+			t.Errorf("shard %d: says %d bytes, %d entries, %d chunks, has %d, %d, %d", i, sh.used.Load(), sh.entries, sh.chunks, mine, entries, chunks)
 		}
 		used += mine
 		sh.mu.Unlock()
@@ -209,6 +209,9 @@ func TestWhatHasEndedGoesFirst(t *testing.T) {
 	now.Add(1<<30 + 1<<27)
 	if n := count(c, 5000, 15_000); n != 0 {
 		t.Errorf("%d that have ended are there", n)
+	}
+	if _, ok := c.Get("key 14999"); ok {
+		t.Error("what has ended is served")
 	}
 	fill(c, 15_000, 20_000, 100, Meta{Version: 1})
 	if n := count(c, 0, 5000); n != before || before != 5000 {
