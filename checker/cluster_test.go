@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -50,7 +51,7 @@ func (r *run) do(t *testing.T) {
 	rng := rand.New(rand.NewPCG(r.seed, 0))
 	r.size = 3 + rng.IntN(3)
 	r.begin = time.Now()
-	r.cluster = cachetest.New(t, r.size, nil)
+	r.cluster = cachetest.New(t, r.size, &shoal.Options{Logger: slog.New(slog.DiscardHandler)})
 	r.source = make(map[string]int)
 	r.ofLoaded.faded = make(map[string]map[int]time.Duration)
 	r.ofLoaded.absent = make(map[string][]interval)

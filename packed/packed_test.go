@@ -243,6 +243,52 @@ func TestOverwritingAndDeletingGiveRoomBack(t *testing.T) {
 	audit(t, c)
 }
 
+// What lives among much that is dead is brought together before anything that lives is dropped.
+func TestDeletedEntriesAmongLiveOnesGiveRoomBack(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	fill(c, 0, 6500, 100, Meta{Version: 1})
+	if n := c.Stats().Evicted; n > 0 {
+		t.Fatalf("%d evicted", n)
+	}
+	for i := range 6500 {
+		if i%5 > 1 {
+			c.Delete(fmt.Sprint("key ", i), func(Meta) bool { return true })
+		}
+	}
+	fill(c, 6500, 9500, 100, Meta{Version: 1})
+	if n := count(c, 0, 9500); n != 5600 || c.Stats().Evicted > 0 {
+		t.Errorf("%d of 5600 are left, %d were evicted", n, c.Stats().Evicted)
+	}
+	audit(t, c)
+}
+
+// What comes back soon after it has been dropped was dropped too early, and stays longer.
+func TestWhatComesBackStays(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	fill(c, 0, 20_000, 400, Meta{Version: 1})
+	var gone []int
+	for i := 19_999; len(gone) < 100; i-- {
+		if _, ok := c.Peek(fmt.Sprint("key ", i)); !ok {
+			gone = append(gone, i)
+		}
+	}
+	back := func() (n int) {
+		for _, i := range gone {
+			n += count(c, i, i+1)
+		}
+		return n
+	}
+	for _, i := range gone {
+		fill(c, i, i+1, 400, Meta{Version: 1})
+	}
+	before := back()
+	fill(c, 30_000, 50_000, 400, Meta{Version: 1})
+	if n := back(); before != 100 || n < 90 {
+		t.Errorf("%d came back, %d are left", before, n)
+	}
+	audit(t, c)
+}
+
 func TestEntriesOfAllSizes(t *testing.T) {
 	const max = 8 << 20
 	c, _ := newTest(max)
