@@ -407,8 +407,8 @@ func (sh *shard) append(q *queue, size int) (ch *chunk, offset int) {
 // newChunk adds to q a chunk with room for size bytes at least.
 func (sh *shard) newChunk(q *queue, size int) {
 	share := min(sh.cache.max.Load()/int64(len(sh.cache.shards)), 2*sh.used.Load())
-	usual := 256
-	for usual < maxChunk && int64(usual) < share/64 {
+	usual := 256 // small beside the shard, so that evicting one is evicting little; but for more than one entry if that can be
+	for usual < maxChunk && (int64(usual) < share/128 || usual < 2*size && int64(usual) < share/32) {
 		usual *= 2
 	}
 	buf := slices.Grow([]byte(nil), max(size, usual)) // as the allocator gives it

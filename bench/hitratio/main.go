@@ -146,24 +146,25 @@ func putPacked(c *packed.Cache, key int32, value []byte) {
 	c.Shrink()
 }
 
-// newPacked makes a packed cache that keeps about n entries, and never more: its bound is in bytes, and what an entry
-// takes of it depends on how many there are.
+// newPacked makes a packed cache that keeps n entries on average: its bound is in bytes, and what an entry takes of it
+// depends on how many there are.
 func newPacked(n int) func(int32) bool {
 	value := make([]byte, packedValue)
-	holds := func(bytes int64) int64 {
+	holds := func(bytes int64) float64 {
 		c := packed.New(bytes, func() int64 { return 0 }, nil)
-		var most int64
-		for i := range int32(3*n + 100) {
-			putPacked(c, i, value)
-			if i%64 == 0 || n < 1000 {
-				most = max(most, c.Stats().Entries)
+		var sum, looks float64
+		for i := range 3*n + 100 {
+			putPacked(c, int32(i), value)
+			if i > 2*n && (n < 1000 || i%64 == 0) {
+				sum += float64(c.Stats().Entries)
+				looks++
 			}
 		}
-		return most
+		return sum / looks
 	}
 	low, high := int64(0), int64(n)*1000+4096
 	for range 12 {
-		if mid := (low + high) / 2; holds(mid) > int64(n) {
+		if mid := (low + high) / 2; holds(mid) > float64(n) {
 			high = mid
 		} else {
 			low = mid
