@@ -59,6 +59,7 @@ func audit(t *testing.T, c *Cache) {
 		for _, q := range []*queue{&sh.small, &sh.main} {
 			var bytes int64
 			var last *chunk
+			before := chunks
 			for ch := q.oldest; ch != nil; ch = ch.next {
 				if ch.prev != last || ch.queue != q || sh.chunk(ch.id) != ch {
 					t.Errorf("shard %d: chunk %d is not where it should be", i, ch.id)
@@ -70,8 +71,8 @@ func audit(t *testing.T, c *Cache) {
 				bytes += ch.cost()
 				chunks++
 			}
-			if q.last != last || q.bytes != bytes {
-				t.Errorf("shard %d: a queue says %d bytes, and has %d", i, q.bytes, bytes)
+			if q.last != last || q.bytes != bytes || q.chunks != chunks-before {
+				t.Errorf("shard %d: a queue says %d bytes in %d chunks, and has %d in %d", i, q.bytes, q.chunks, bytes, chunks-before)
 			}
 			mine += bytes
 		}
