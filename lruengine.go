@@ -6,6 +6,7 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/shoalcache/shoal/lru"
 )
@@ -88,9 +89,9 @@ func (s *lruEngine) get(key string) (entry, bool) {
 	return it.entry, true
 }
 
-func (s *lruEngine) value(key string) (value ByteView, ages, ok bool) {
+func (s *lruEngine) value(key string) (value ByteView, fresh time.Duration, ok bool) {
 	e, ok := s.get(key)
-	return e.value, e.fresh != 0, ok && e.err == nil
+	return e.value, e.fresh, ok && e.err == nil
 }
 
 func (s *lruEngine) peek(key string) (entry, bool) {

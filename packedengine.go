@@ -30,9 +30,9 @@ func (p packedEngine) get(key string) (entry, bool) {
 	return entryOf(e), ok
 }
 
-func (p packedEngine) value(key string) (value ByteView, ages, ok bool) {
-	data, ages, ok := p.Value(key)
-	return NewByteView(data), ages, ok
+func (p packedEngine) value(key string) (value ByteView, fresh time.Duration, ok bool) {
+	data, until, ok := p.Value(key)
+	return NewByteView(data), time.Duration(until), ok
 }
 
 func (p packedEngine) peek(key string) (entry, bool) {

@@ -26,8 +26,8 @@ type engine interface {
 	// get returns the entry of key, and takes note that it is in use; peek leaves no trace.
 	get(key string) (entry, bool)
 	peek(key string) (entry, bool)
-	// value is get for what is neither an error nor ages; where ages is true, get says more.
-	value(key string) (value ByteView, ages, ok bool)
+	// value is get for what is no error, and tells no more than when it ceases to be fresh; 0: never. It may have ended.
+	value(key string) (value ByteView, fresh time.Duration, ok bool)
 	// put keeps value, or e.err, under key, and returns e with its version, which version gives, under a lock, to what
 	// is to follow the old one; 0 stands for nothing, as the old version or to keep what is there. What was there goes,
 	// even if the value is too large to be kept, which then costs nothing. The slice is the engine's from then on.
@@ -80,16 +80,16 @@ func (e *entry) ahead() time.Duration { return e.fresh - (e.fresh-e.born)/10 }
 // get returns the value of key if a caller of this process may have it, counts a hit, and takes note that key is in use.
 // If due is true, the caller must see to it that the key is loaded anew in the background.
 func (s *store) get(key string) (value ByteView, due, ok bool) {
-	value, ages, ok := s.value(key)
-	if ok && !ages {
-		s.hits.add()
-		return value, false, true
-	}
-	if !ok {
+	value, fresh, ok := s.value(key)
+	switch {
+	case !ok:
 		return ByteView{}, false, false
+	case fresh != 0 && (s.hotRate > 0 || fresh <= s.clock.now()):
+		e, due, ok := s.use(key, 1, false)
+		return e.value, due, ok
 	}
-	e, due, ok := s.use(key, 1, false)
-	return e.value, due, ok
+	s.hits.add()
+	return value, false, true
 }
 
 // use is get for whoever wants to know more, and, for a peer, for as many calls a second there as it says.

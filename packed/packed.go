@@ -115,18 +115,17 @@ func (c *Cache) Get(key string) (Entry, bool) {
 	return e, true
 }
 
-// Value is Get for an entry that does not age: of others it reports that they do, and takes no note.
-func (c *Cache) Value(key string) (value []byte, ages, ok bool) {
+// Value is Get for who wants to know no more than when the entry's freshness ends, which is not later than its own end;
+// it does not look whether that has been.
+func (c *Cache) Value(key string) (value []byte, fresh int64, ok bool) {
 	h := c.hash(key)
 	at, s, ch := c.of(h).find(h, key)
 	if at == nil {
-		return nil, false, false
+		return nil, 0, false
 	}
-	value, ages = ch.value(offsetOf(s))
-	if !ages {
-		use(at, s)
-	}
-	return value, ages, true
+	use(at, s)
+	value, fresh = ch.value(offsetOf(s))
+	return value, fresh, true
 }
 
 // use takes note that the entry of a slot is in use.
@@ -826,11 +825,14 @@ func (ch *chunk) is(offset int, key string) bool {
 	return n == len(key) && string(ch.buf[at:at+n]) == key
 }
 
-// value returns the value of the entry at offset, and whether it ages.
-func (ch *chunk) value(offset int) ([]byte, bool) {
+// value returns the value of the entry at offset, and when its freshness ends.
+func (ch *chunk) value(offset int) (data []byte, fresh int64) {
 	at, key, value, flags := ch.lengths(offset)
+	if flags&hasFresh != 0 {
+		fresh = int64(binary.LittleEndian.Uint64(ch.buf[at+16:]))
+	}
 	at += 16 + timesOf(flags) + key
-	return ch.buf[at : at+value : at+value], flags != 0
+	return ch.buf[at : at+value : at+value], fresh
 }
 
 func (ch *chunk) entry(offset int) (e Entry) {

@@ -87,70 +87,80 @@ func audit(t *testing.T, c *Cache) {
 	}
 }
 
-// Whatever is done, what is returned is what was put last, and only what has room is there.
 func TestAgainstAMap(t *testing.T) {
 	seeds := uint64(30)
 	if raceEnabled {
 		seeds = 5
 	}
 	for seed := range seeds {
-		rng := rand.New(rand.NewPCG(seed, 1))
-		max := int64(1) << (8 + rng.IntN(15))
-		c, now := newTest(max)
-		type kept struct {
-			id   byte
-			size int
-			m    Meta
-		}
-		model := make(map[string]kept)
-		value := func(id byte, size int) []byte { return bytes.Repeat([]byte{id}, size) }
-		keys := 1 + rng.IntN(2000)
-		for n := range 20_000 {
-			key := fmt.Sprint("key ", rng.IntN(keys))
-			switch rng.IntN(20) {
-			case 0:
-				got := c.Delete(key, func(m Meta) bool { return m == model[key].m })
-				if _, held := c.Peek(key); held {
-					t.Fatalf("seed %d: %q is there after Delete = %v", seed, key, got)
-				}
-				delete(model, key)
-			case 1, 2, 3, 4, 5, 6:
-				k := kept{byte(n), rng.IntN(1 << rng.IntN(12)), Meta{Version: uint64(n), Born: now.Load()}}
-				if rng.IntN(2) == 0 {
-					k.m.Fresh = now.Load() + rng.Int64N(1<<40) + 1
-					k.m.Ends = k.m.Fresh + rng.Int64N(2)*rng.Int64N(1<<40)
-				}
-				c.Put(key, value(k.id, k.size), func(old Meta, held bool) (Meta, bool) {
-					if was, ok := model[key]; held && (!ok || old != was.m) {
-						t.Fatalf("seed %d: old %+v, want %+v", seed, old, was.m)
-					}
-					return k.m, true
-				})
-				c.Shrink()
-				model[key] = k
-			case 7:
-				now.Add(rng.Int64N(1 << 36))
-			default:
-				e, ok := c.Get(key)
-				want, known := model[key]
-				if ok && (!known || e.Meta != want.m || !bytes.Equal(e.Value, value(want.id, want.size))) {
-					t.Fatalf("seed %d: Get(%q) = %+v, want %+v, %v", seed, key, e.Meta, want.m, known)
-				}
+		againstAMap(t, seed, 20_000)
+	}
+}
+
+func FuzzAgainstAMap(f *testing.F) {
+	f.Fuzz(func(t *testing.T, seed uint64, calls uint16) { againstAMap(t, seed, int(calls%2000)) })
+}
+
+// againstAMap makes calls drawn from seed. Whatever is done, what is returned is what was put last, and only what has room
+// is there.
+func againstAMap(t *testing.T, seed uint64, calls int) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	max := int64(1) << (8 + rng.IntN(15))
+	c, now := newTest(max)
+	type kept struct {
+		id   byte
+		size int
+		m    Meta
+	}
+	model := make(map[string]kept)
+	value := func(id byte, size int) []byte { return bytes.Repeat([]byte{id}, size) }
+	keys := 1 + rng.IntN(2000)
+	for n := range calls {
+		key := fmt.Sprint("key ", rng.IntN(keys))
+		switch rng.IntN(20) {
+		case 0:
+			got := c.Delete(key, func(m Meta) bool { return m == model[key].m })
+			if _, held := c.Peek(key); held {
+				t.Fatalf("seed %d: %q is there after Delete = %v", seed, key, got)
 			}
-			if n%5000 == 4999 {
-				audit(t, c)
-				max = int64(1) << (8 + rng.IntN(15))
-				c.SetMax(max)
+			delete(model, key)
+		case 1, 2, 3, 4, 5, 6:
+			k := kept{byte(n), rng.IntN(1 << rng.IntN(12)), Meta{Version: uint64(n), Born: now.Load()}}
+			if rng.IntN(2) == 0 {
+				k.m.Fresh = now.Load() + rng.Int64N(1<<40) + 1
+				k.m.Ends = k.m.Fresh + rng.Int64N(2)*rng.Int64N(1<<40)
 			}
-			if least := int64(512); c.Used() > max+least+max/16 {
-				t.Fatalf("seed %d: %d bytes of %d are used", seed, c.Used(), max)
+			c.Put(key, value(k.id, k.size), func(old Meta, held bool) (Meta, bool) {
+				if was, ok := model[key]; held && (!ok || old != was.m) {
+					t.Fatalf("seed %d: old %+v, want %+v", seed, old, was.m)
+				}
+				return k.m, true
+			})
+			c.Shrink()
+			model[key] = k
+		case 7:
+			now.Add(rng.Int64N(1 << 36))
+		default:
+			e, ok := c.Get(key)
+			want, known := model[key]
+			if ok && (!known || e.Meta != want.m || !bytes.Equal(e.Value, value(want.id, want.size))) {
+				t.Fatalf("seed %d: Get(%q) = %+v, want %+v, %v", seed, key, e.Meta, want.m, known)
 			}
 		}
-		c.Clear()
-		audit(t, c)
-		if st := c.Stats(); st.Entries != 0 {
-			t.Errorf("%+v", st)
+		if n%5000 == 4999 || n == calls-1 {
+			audit(t, c)
+			max = int64(1) << (8 + rng.IntN(15))
+			c.SetMax(max)
 		}
+		if least := int64(512); c.Used() > max+least+max/16 {
+			t.Fatalf("seed %d: %d bytes of %d are used", seed, c.Used(), max)
+		}
+	}
+	c.Clear()
+	audit(t, c)
+	if st := c.Stats(); st.Entries != 0 {
+		t.Errorf("%+v", st)
 	}
 }
 
