@@ -83,10 +83,12 @@ func socketPath(addr string) (string, bool) {
 
 // sender says who this process is, for every message.
 func (c *Cache) sender() *shoalpb.Sender {
+	v := c.peers.view.Load()
 	return &shoalpb.Sender{
 		Id:          []byte(c.peers.self.ID),
 		Incarnation: c.peers.incarnation,
-		View:        c.peers.view.Load().digest,
+		View:        v.digest,
+		Views:       v.number,
 		Clock:       c.clock.last.Load(),
 	}
 }
@@ -407,10 +409,7 @@ func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
 	if p := c.peers.sender(s); p != nil {
 		p.counts.silent.Store(false)
-		if p.counts.shown.Load() != s.GetView() {
-			c.peers.differs.Store(int64(c.clock.now())) // before it may agree
-			p.counts.shown.Store(s.GetView())
-		}
+		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
 		c.hints.heard(p.ID)
 	}
 }

@@ -227,3 +227,26 @@ func TestPurgeBelowTheLastGenerationEnds(t *testing.T) {
 		}
 	})
 }
+
+// An answer that was made before another message may come after it. Then it says nothing of the sender's view any more.
+func TestViewOfALateMessageIsNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		agrees := func() bool { return f.Cache(0).Stats().Peers[0].Agrees }
+		_, reply := post(t, f.Cache(1), marshal(t, fetchRequest("things", "key")))
+		late := fetchRequest("things", "key")
+		late.Sender = reply.GetSender()
+		if late.Sender.GetViews() == 0 || !agrees() {
+			t.Fatalf("%v, agrees: %v", late.Sender, agrees())
+		}
+		late.Sender.View++
+		late.Sender.Views--
+		if post(t, f.Cache(0), marshal(t, late)); !agrees() {
+			t.Error("an earlier view was taken for the present one")
+		}
+		late.Sender.Views += 2
+		if post(t, f.Cache(0), marshal(t, late)); agrees() {
+			t.Error("a later view was not taken")
+		}
+	})
+}

@@ -65,6 +65,7 @@ type view struct {
 	alone   bool    // nobody is listed: this process owns every key
 	owners  consistenthash.Map
 	digest  uint64 // the same in all processes whose views give the same owners
+	number  uint64 // of the views that this process has had
 	former  []formerView
 }
 
@@ -388,7 +389,7 @@ func (p *peers) look(candidates map[string]*candidate) {
 // swap makes members, which are in the order of their IDs, the view.
 func (p *peers) swap(members []*peer, alone bool) {
 	old := p.view.Load()
-	v := &view{members: make([]*peer, len(members)), self: -1, alone: alone}
+	v := &view{members: make([]*peer, len(members)), self: -1, alone: alone, number: old.number + 1}
 	ring, digest := make([]consistenthash.Member, len(members)), xxhash.New()
 	for i, m := range members {
 		if m.incarnation == p.incarnation {

@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 
 	"github.com/shoalcache/shoal/shoalpb"
@@ -154,10 +155,27 @@ func (g *group) stats() GroupStats {
 
 // peerCounts are the counters of PeerStats. They outlive views, as long as a peer of the same ID is in each.
 type peerCounts struct {
-	shown               atomic.Uint64 // the digest of its view when it was last heard of
+	shown               atomic.Uint64 // the digest of the latest of its views that has been heard of
+	mu                  sync.Mutex    // guards what follows, and changes of shown
+	shownBy, views      uint64        // which process it was then, and how many views it had had
 	silent              atomic.Bool   // the last question to it was not answered
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]
+}
+
+// show takes note of the view that a message came from, unless it was sent before another that has come. It calls
+// differs before the view becomes another.
+func (c *peerCounts) show(s *shoalpb.Sender, differs func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.GetIncarnation() == c.shownBy && s.GetViews() < c.views {
+		return
+	}
+	c.shownBy, c.views = s.GetIncarnation(), s.GetViews()
+	if c.shown.Load() != s.GetView() {
+		differs()
+		c.shown.Store(s.GetView())
+	}
 }
 
 // failed takes note of an exchange that came to nothing.

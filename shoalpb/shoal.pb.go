@@ -589,6 +589,7 @@ type Sender struct {
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Incarnation   uint64                 `protobuf:"fixed64,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // drawn at random when the process started
 	View          uint64                 `protobuf:"fixed64,3,opt,name=view,proto3" json:"view,omitempty"`               // digest of its view: equal digests, equal owners
+	Views         uint64                 `protobuf:"varint,5,opt,name=views,proto3" json:"views,omitempty"`              // how many it has had: of two digests the one of more is the later
 	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`              // the highest time it has seen in a version, in units of 2^16 ns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -641,6 +642,13 @@ func (x *Sender) GetIncarnation() uint64 {
 func (x *Sender) GetView() uint64 {
 	if x != nil {
 		return x.View
+	}
+	return 0
+}
+
+func (x *Sender) GetViews() uint64 {
+	if x != nil {
+		return x.Views
 	}
 	return 0
 }
@@ -2330,11 +2338,12 @@ const file_shoal_proto_rawDesc = "" +
 	"\awritten\x18\f \x01(\v2\x11.shoal.v1.WrittenH\x00R\awritten\x12-\n" +
 	"\adropped\x18\r \x01(\v2\x11.shoal.v1.DroppedH\x00R\adropped\x12*\n" +
 	"\x06purged\x18\x0e \x01(\v2\x10.shoal.v1.PurgedH\x00R\x06purgedB\b\n" +
-	"\x06answer\"d\n" +
+	"\x06answer\"z\n" +
 	"\x06Sender\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x06R\vincarnation\x12\x12\n" +
 	"\x04view\x18\x03 \x01(\x06R\x04view\x12\x14\n" +
+	"\x05views\x18\x05 \x01(\x04R\x05views\x12\x14\n" +
 	"\x05clock\x18\x04 \x01(\x04R\x05clock\"4\n" +
 	"\n" +
 	"Generation\x12\x16\n" +
