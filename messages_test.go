@@ -232,6 +232,7 @@ func TestPurgeBelowTheLastGenerationEnds(t *testing.T) {
 func TestViewOfALateMessageIsNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 2, nil, upper, nil)
+		synctest.Wait() // until they have greeted each other
 		agrees := func() bool { return f.Cache(0).Stats().Peers[0].Agrees }
 		_, reply := post(t, f.Cache(1), marshal(t, fetchRequest("things", "key")))
 		late := fetchRequest("things", "key")
