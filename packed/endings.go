@@ -1,8 +1,11 @@
 package packed
 
+import "math/bits"
+
 // endings are the entries that end, by about when they do: those whose TTLs are of one magnitude lie in 32 spans of time.
 type endings struct {
 	spans map[span][]uint64 // slots
+	slots int               // in all spans; those of entries that have gone since are among them
 }
 
 type span struct {
@@ -14,9 +17,10 @@ func (e *endings) add(ends, born int64, slot uint64) {
 	if e.spans == nil {
 		e.spans = make(map[span][]uint64)
 	}
-	width := uintLog2(int(max(ends-born, 1<<20) >> 5))
+	width := bits.Len64(uint64(max(ends-born, 1<<20))) - 6
 	s := span{width, ends >> width}
 	e.spans[s] = append(e.spans[s], slot)
+	e.slots++
 }
 
 // due returns the slots of what has ended.
@@ -27,12 +31,24 @@ func (e *endings) due(now int64) (slots []uint64) {
 			delete(e.spans, s)
 		}
 	}
+	e.slots -= len(slots)
 	return slots
 }
 
-func uintLog2(n int) (log int) {
-	for ; n > 1; n >>= 1 {
-		log++
+// retain drops the slots for which keep is false.
+func (e *endings) retain(keep func(slot uint64) bool) {
+	e.slots = 0
+	for s, some := range e.spans {
+		var left []uint64
+		for _, slot := range some {
+			if keep(slot) {
+				left = append(left, slot)
+			}
+		}
+		if e.slots += len(left); len(left) > 0 {
+			e.spans[s] = left
+		} else {
+			delete(e.spans, s)
+		}
 	}
-	return log
 }

@@ -2,6 +2,7 @@ package packed
 
 import (
 	"math"
+	"math/bits"
 )
 
 // ghosts remember what has left the small queue lately, by hashes, so that it goes to the main one if it comes back. A
@@ -29,7 +30,7 @@ func (g *ghosts) live(place uint32) bool {
 func (g *ghosts) add(h uint64, sh *shard) {
 	if want := int(sh.entries); len(g.places) < want {
 		// As many as there are entries. What there were are forgotten: it happens while a cache grows.
-		places := make([]uint32, max(16, 1<<uintLog2(want)*2))
+		places := make([]uint32, max(16, 1<<bits.Len(uint(want))))
 		sh.use(int64(len(places)-len(g.places)) * 4)
 		*g = ghosts{places: places}
 	}

@@ -122,7 +122,7 @@ func (sh *shard) put(h uint64, key string, value []byte, decide func(Meta, bool)
 		sh.entries++
 	}
 	if m.Ends != 0 {
-		sh.endings.add(m.Ends, m.Born, slot)
+		sh.note(m.Ends, m.Born, slot)
 	}
 	return true
 }
@@ -304,7 +304,7 @@ func (sh *shard) carry(q *queue, h uint64, at *atomic.Uint64, from *chunk, offse
 	from.live -= size
 	sh.promoted += size
 	if e := ch.entry(to); e.Ends != 0 {
-		sh.endings.add(e.Ends, e.Born, slot)
+		sh.note(e.Ends, e.Born, slot)
 	}
 }
 
@@ -333,15 +333,10 @@ func (sh *shard) compact() bool {
 // expire drops what has ended, without looking for it, and reports whether that has freed anything.
 func (sh *shard) expire() bool {
 	before, now := sh.used.Load(), sh.cache.now()
-	for _, slot := range sh.endings.due(now) {
-		ch := sh.chunk(chunkOf(slot))
-		if ch == nil {
-			continue
-		}
-		offset := offsetOf(slot)
-		key := ch.key(offset)
-		h := sh.cache.hash(key)
-		if at, s, in := sh.find(h, key); at != nil && in == ch && offsetOf(s) == offset {
+	due := sh.endings.due(now)
+	sh.use(-8 * int64(len(due)))
+	for _, slot := range due {
+		if h, at, s, ch := sh.entryOf(slot); at != nil {
 			sh.expired++
 			sh.drop(h, at, s, ch)
 		}
@@ -349,9 +344,42 @@ func (sh *shard) expire() bool {
 	return sh.used.Load() < before
 }
 
+// entryOf finds the entry that a slot named when it was made, if it is still there.
+func (sh *shard) entryOf(slot uint64) (h uint64, at *atomic.Uint64, s uint64, ch *chunk) {
+	named, offset := sh.chunk(chunkOf(slot)), offsetOf(slot)
+	if named == nil {
+		return 0, nil, 0, nil
+	}
+	key := named.key(offset)
+	h = sh.cache.hash(key)
+	if at, s, ch = sh.find(h, key); ch != named || offsetOf(s) != offset {
+		return 0, nil, 0, nil
+	}
+	return h, at, s, ch
+}
+
+// note takes note of when the entry of a slot ends.
+func (sh *shard) note(ends, born int64, slot uint64) {
+	sh.endings.add(ends, born, slot)
+	sh.use(8)
+	sh.trimEndings()
+}
+
+// trimEndings forgets when entries end that have gone since, where most have.
+func (sh *shard) trimEndings() {
+	if before := sh.endings.slots; int64(before) > 2*sh.entries+16 {
+		sh.endings.retain(func(slot uint64) bool {
+			_, at, _, _ := sh.entryOf(slot)
+			return at != nil
+		})
+		sh.use(8 * int64(sh.endings.slots-before))
+	}
+}
+
 // trim makes tables smaller that have been larger than they need be for long, and reports whether that has freed anything.
 func (sh *shard) trim() bool {
 	before := sh.used.Load()
+	sh.trimEndings()
 	if idx := sh.index.Load(); len(idx.buckets) > 1 && sh.entries < idx.most()/4 {
 		sh.reindex(len(idx.buckets) / 2)
 	}
