@@ -153,7 +153,7 @@ func againstAMap(t *testing.T, seed uint64, calls int) {
 			max = int64(1) << (8 + rng.IntN(15))
 			c.SetMax(max)
 		}
-		if least := int64(768); c.Used() > max+least+max/16 {
+		if least := int64(512 * len(c.shards)); c.Used() > max+least+max/16 {
 			t.Fatalf("seed %d: %d bytes of %d are used", seed, c.Used(), max)
 		}
 	}
