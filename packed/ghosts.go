@@ -5,12 +5,16 @@ import (
 	"math/bits"
 )
 
-// ghosts remember what has left the small queue lately, by hashes, so that it goes to the main one if it comes back. A
-// place is 16 bits of a hash, and 16 of a clock that counts the ghosts.
+// ghosts remember what has been evicted lately, by hashes, so that it goes to the main queue if it comes back. A place is
+// 15 bits of a hash, one that says which queue it was evicted from, and 16 of a clock that counts the ghosts.
 type ghosts struct {
 	places []uint32 // buckets of 4
 	clock  uint32
+
+	small, main int64 // how many have left each queue lately
 }
+
+const fewestGhosts = 32
 
 func (g *ghosts) bucket(h uint64) []uint32 {
 	n := uint64(len(g.places) / 4)
@@ -27,17 +31,26 @@ func (g *ghosts) live(place uint32) bool {
 	return place != 0 && g.age(place)*g.unit() <= uint32(len(g.places))
 }
 
-func (g *ghosts) add(h uint64, sh *shard) {
+func (g *ghosts) add(h uint64, fromMain bool, sh *shard) {
 	if want := int(sh.entries); len(g.places) < want {
 		// As many as there are entries. What there were are forgotten: it happens while a cache grows.
-		places := make([]uint32, max(16, 1<<bits.Len(uint(want))))
+		places := make([]uint32, max(fewestGhosts, 1<<bits.Len(uint(want))))
 		sh.use(int64(len(places)-len(g.places)) * 4)
-		*g = ghosts{places: places}
+		*g = ghosts{places: places, small: g.small, main: g.main}
 	}
 	g.clock++
-	place := uint32(h>>48)<<16 | uint32(uint16(g.clock/g.unit()))
+	place := uint32(h>>49)<<17 | uint32(uint16(g.clock/g.unit()))
 	if place == 0 {
-		place = 1 << 16
+		place = 1 << 17
+	}
+	if fromMain {
+		place |= 1 << 16
+		g.main++
+	} else {
+		g.small++
+	}
+	if g.small+g.main > int64(len(g.places)) {
+		g.small, g.main = g.small/2, g.main/2
 	}
 	b := g.bucket(h)
 	oldest := 0
@@ -53,17 +66,17 @@ func (g *ghosts) add(h uint64, sh *shard) {
 	b[oldest] = place
 }
 
-// take reports whether h is a ghost, and forgets it.
-func (g *ghosts) take(h uint64) bool {
+// take reports whether h is a ghost, and where from, and forgets it.
+func (g *ghosts) take(h uint64) (fromMain, ok bool) {
 	if len(g.places) == 0 {
-		return false
+		return false, false
 	}
 	b := g.bucket(h)
 	for i := range b {
-		if b[i]>>16 == uint32(h>>48) && g.live(b[i]) {
-			b[i] = 0
-			return true
+		if b[i]>>17 == uint32(h>>49) && g.live(b[i]) {
+			fromMain, b[i] = b[i]>>16&1 != 0, 0
+			return fromMain, true
 		}
 	}
-	return false
+	return false, false
 }

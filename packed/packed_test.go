@@ -368,6 +368,36 @@ func TestScansPassBy(t *testing.T) {
 	audit(t, c)
 }
 
+// Keys are asked for twice, half a cache's entries apart, and never again: a small queue of a tenth misses a third of the
+// second time.
+func TestTheSmallQueueBecomesAsLargeAsHelps(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	n, hits := 0, 0
+	get := func(key string) bool {
+		_, ok := c.Get(key)
+		if !ok {
+			c.Put(key, make([]byte, 100), always(Meta{Version: 1}))
+			c.Shrink()
+		}
+		return ok
+	}
+	for i := range 100_000 {
+		get(fmt.Sprint("key ", i))
+		if before := i - int(c.Stats().Entries)/2; i > 50_000 {
+			n++
+			if get(fmt.Sprint("key ", before)) {
+				hits++
+			}
+		} else if i > 10_000 {
+			get(fmt.Sprint("key ", before))
+		}
+	}
+	if hits < n*3/4 {
+		t.Errorf("%d of %d hits", hits, n)
+	}
+	audit(t, c)
+}
+
 func TestBoundMovesBothWays(t *testing.T) {
 	c, _ := newTest(16 << 20)
 	fill(c, 0, 100_000, 100, Meta{Version: 1})

@@ -17,6 +17,7 @@ type shard struct {
 	chunks   int
 	small    queue // what has come lately
 	main     queue // what has been asked for again
+	room     int64 // how many bytes the small queue may take
 	ghosts   ghosts
 	endings  endings
 	used     atomic.Int64 // of the budget
@@ -38,7 +39,7 @@ func (sh *shard) reset() {
 	idx, table := newIndex(1), make([]atomic.Pointer[chunk], 8)
 	sh.index.Store(idx)
 	sh.table.Store(&table)
-	sh.small, sh.main, sh.chunks, sh.entries = queue{}, queue{}, 0, 0
+	sh.small, sh.main, sh.room, sh.chunks, sh.entries = queue{}, queue{}, 0, 0, 0
 	sh.ghosts, sh.endings = ghosts{}, endings{}
 	sh.use(idx.bytes() + int64(len(table))*8)
 }
@@ -107,8 +108,9 @@ func (sh *shard) put(h uint64, key string, value []byte, decide func(Meta, bool)
 	q, freq := &sh.small, uint64(0)
 	if at != nil {
 		q, freq = old.queue, s&freqMask
-	} else if sh.ghosts.take(h) {
+	} else if fromMain, ok := sh.ghosts.take(h); ok {
 		q = &sh.main
+		sh.learn(fromMain, size)
 	}
 	ch, offset := sh.append(q, size)
 	encode(ch.buf[offset:offset+size], key, value, &m)
@@ -219,10 +221,36 @@ func (sh *shard) release(ch *chunk) {
 	sh.use(-ch.cost())
 }
 
-// The small queue takes a tenth of a shard, but leastSmall chunks at least: in a shard of few chunks, and the fewer the
-// entries, what has come in would be gone before it could be asked for again. (12 was best over traces in caches of 13 to
-// 1,000 entries, by bench/hitratio; larger ones never come to it.)
-const smallShare, leastSmall = 10, 12
+// The small queue has a tenth of a shard in the beginning. (The figures here are the best that bench/hitratio has found, over
+// traces and sizes.)
+const (
+	firstRoom           = 0.10
+	leastRoom, mostRoom = 0.01, 0.80
+	roomToBeUsedTwice   = 0.20
+	lessonsOfAnEntry    = 2
+)
+
+// learn moves the bound between the queues when an entry of size bytes comes back that would still be there if the queue it
+// left had had more room. As in ARC (Megiddo and Modha, FAST 2003), such a word counts for more the fewer have left that
+// queue: what matters is how likely they are to come back.
+func (sh *shard) learn(fromMain bool, size int) {
+	small, main := sh.ghosts.small, sh.ghosts.main
+	lesson := lessonsOfAnEntry * int64(size)
+	if fromMain {
+		sh.room -= lesson * small / (small + main + 1)
+	} else {
+		sh.room += lesson * main / (small + main + 1)
+	}
+	sh.limitRoom()
+}
+
+func (sh *shard) limitRoom() {
+	all := float64(sh.small.bytes + sh.main.bytes)
+	if sh.room == 0 {
+		sh.room = int64(firstRoom * all)
+	}
+	sh.room = min(max(sh.room, int64(leastRoom*all)), int64(mostRoom*all))
+}
 
 // evict frees memory, and reports false if there is nothing to free: what has ended goes first.
 func (sh *shard) evict() bool {
@@ -230,8 +258,9 @@ func (sh *shard) evict() bool {
 		return true
 	}
 	sh.promoted = 0
+	sh.limitRoom()
 	for {
-		if sh.main.oldest == nil || sh.small.chunks > leastSmall && sh.small.bytes*smallShare > sh.small.bytes+sh.main.bytes {
+		if sh.main.oldest == nil || sh.small.chunks > 1 && sh.small.bytes > sh.room {
 			if sh.small.oldest == nil {
 				return false
 			}
@@ -257,7 +286,12 @@ func (sh *shard) workOff(q *queue) {
 		q.newest = nil // nothing is added to it any more
 	}
 	now := sh.cache.now()
-	stays := sh.promoted < int(sh.main.bytes+sh.small.bytes)/4
+	all := sh.main.bytes + sh.small.bytes
+	stays := int64(sh.promoted) < all/4
+	again := uint64(1) // how often an entry of the small queue must have been used to stay: the longer it was there, the more
+	if float64(sh.room) >= roomToBeUsedTwice*float64(all) {
+		again = 2
+	}
 	for offset := 0; offset < ch.tail; {
 		size := ch.size(offset)
 		key := ch.key(offset)
@@ -269,14 +303,12 @@ func (sh *shard) workOff(q *queue) {
 			case e.Ends != 0 && e.Ends <= now:
 				sh.expired++
 				sh.out(h, at, ch, size)
-			case q == &sh.small && freq >= 2 && stays:
+			case q == &sh.small && freq >= again && stays:
 				sh.carry(&sh.main, h, at, ch, offset, size, 0)
 			case q == &sh.main && freq >= 1 && stays:
 				sh.carry(&sh.main, h, at, ch, offset, size, freq-1)
 			default:
-				if q == &sh.small {
-					sh.ghosts.add(h, sh)
-				}
+				sh.ghosts.add(h, q == &sh.main, sh)
 				sh.evicted++
 				sh.out(h, at, ch, size)
 			}
@@ -383,7 +415,7 @@ func (sh *shard) trim() bool {
 	if idx := sh.index.Load(); len(idx.buckets) > 1 && sh.entries < idx.most()/4 {
 		sh.reindex(len(idx.buckets) / 2)
 	}
-	if n := len(sh.ghosts.places); n > 16 && int64(n) > 8*sh.entries {
+	if n := len(sh.ghosts.places); n > fewestGhosts && int64(n) > 8*sh.entries {
 		sh.use(-int64(n) * 4)
 		sh.ghosts = ghosts{}
 	}
