@@ -11,6 +11,12 @@
 // where something has to be loaded, Loading comes first; a FetchMany is answered by as many Items as its keys take. A
 // response with another content type is not Shoal's, whatever its status says.
 //
+// Several Requests, each after its length, are the body of a POST with the content type
+// application/vnd.shoal.v1.stream+protobuf. Each has an id then, and so have the Replies, which come in any order. The
+// body may go on while Replies come back, for as long as both sides like, and so may a connection after a POST without a
+// body that was upgraded to the protocol shoal.v1: these are streams. On a stream each side says who it is in its first
+// message, and again when any of it has changed. The first Reply of a stream has no id, and no answer.
+//
 // Keys, names and texts are bytes, for they may be any. Durations are in nanoseconds; times of day are never sent.
 
 package shoalpb
@@ -79,7 +85,7 @@ func (x Write_Op) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Write_Op.Descriptor instead.
 func (Write_Op) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{16, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type Refused_Reason int32
@@ -152,7 +158,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{28, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type Request struct {
@@ -168,7 +174,10 @@ type Request struct {
 	//	*Request_Write
 	//	*Request_Drop
 	//	*Request_Purge
+	//	*Request_Cancel
 	Op            isRequest_Op `protobuf_oneof:"op"`
+	Id            uint32       `protobuf:"varint,10,opt,name=id,proto3" json:"id,omitempty"`         // where there are several Requests: which. Not 0, and free again when the last Reply has come
+	Within        int64        `protobuf:"varint,11,opt,name=within,proto3" json:"within,omitempty"` // how long the sender waits at most; 0: no word of that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,6 +294,29 @@ func (x *Request) GetPurge() *Purge {
 	return nil
 }
 
+func (x *Request) GetCancel() *Cancel {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Request) GetWithin() int64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
 type isRequest_Op interface {
 	isRequest_Op()
 }
@@ -313,6 +345,10 @@ type Request_Purge struct {
 	Purge *Purge `protobuf:"bytes,9,opt,name=purge,proto3,oneof"`
 }
 
+type Request_Cancel struct {
+	Cancel *Cancel `protobuf:"bytes,12,opt,name=cancel,proto3,oneof"`
+}
+
 func (*Request_Hello) isRequest_Op() {}
 
 func (*Request_Fetch) isRequest_Op() {}
@@ -324,6 +360,8 @@ func (*Request_Write) isRequest_Op() {}
 func (*Request_Drop) isRequest_Op() {}
 
 func (*Request_Purge) isRequest_Op() {}
+
+func (*Request_Cancel) isRequest_Op() {}
 
 type Reply struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -343,7 +381,9 @@ type Reply struct {
 	//	*Reply_Written
 	//	*Reply_Dropped
 	//	*Reply_Purged
+	//	*Reply_Apart
 	Answer        isReply_Answer `protobuf_oneof:"answer"`
+	Id            uint32         `protobuf:"varint,15,opt,name=id,proto3" json:"id,omitempty"` // of the Request
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +547,22 @@ func (x *Reply) GetPurged() *Purged {
 	return nil
 }
 
+func (x *Reply) GetApart() *Apart {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Apart); ok {
+			return x.Apart
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
 type isReply_Answer interface {
 	isReply_Answer()
 }
@@ -559,6 +615,10 @@ type Reply_Purged struct {
 	Purged *Purged `protobuf:"bytes,14,opt,name=purged,proto3,oneof"`
 }
 
+type Reply_Apart struct {
+	Apart *Apart `protobuf:"bytes,16,opt,name=apart,proto3,oneof"`
+}
+
 func (*Reply_Hello) isReply_Answer() {}
 
 func (*Reply_Loading) isReply_Answer() {}
@@ -582,6 +642,8 @@ func (*Reply_Written) isReply_Answer() {}
 func (*Reply_Dropped) isReply_Answer() {}
 
 func (*Reply_Purged) isReply_Answer() {}
+
+func (*Reply_Apart) isReply_Answer() {}
 
 // A Sender says which process speaks, and whom it takes for its peers.
 type Sender struct {
@@ -1243,6 +1305,80 @@ func (x *NotFound) GetAge() int64 {
 	return 0
 }
 
+// Cancel says that nobody waits for the answer to the Request of this id any more.
+type Cancel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cancel) Reset() {
+	*x = Cancel{}
+	mi := &file_shoal_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cancel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cancel) ProtoMessage() {}
+
+func (x *Cancel) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
+func (*Cancel) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{12}
+}
+
+// Apart says that the answer is too long for a stream. It can be had by a POST of its own.
+type Apart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Apart) Reset() {
+	*x = Apart{}
+	mi := &file_shoal_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Apart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Apart) ProtoMessage() {}
+
+func (x *Apart) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Apart.ProtoReflect.Descriptor instead.
+func (*Apart) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{13}
+}
+
 // NotCached says that the key is not in memory, and that a load was not wanted.
 type NotCached struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1252,7 +1388,7 @@ type NotCached struct {
 
 func (x *NotCached) Reset() {
 	*x = NotCached{}
-	mi := &file_shoal_proto_msgTypes[12]
+	mi := &file_shoal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1400,7 @@ func (x *NotCached) String() string {
 func (*NotCached) ProtoMessage() {}
 
 func (x *NotCached) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[12]
+	mi := &file_shoal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1413,7 @@ func (x *NotCached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotCached.ProtoReflect.Descriptor instead.
 func (*NotCached) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{12}
+	return file_shoal_proto_rawDescGZIP(), []int{14}
 }
 
 // Failed is what has come of a getter that returned another error, or panicked.
@@ -1293,7 +1429,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_shoal_proto_msgTypes[13]
+	mi := &file_shoal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1441,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[13]
+	mi := &file_shoal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1454,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{13}
+	return file_shoal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Failed) GetText() []byte {
@@ -1359,7 +1495,7 @@ type Items struct {
 
 func (x *Items) Reset() {
 	*x = Items{}
-	mi := &file_shoal_proto_msgTypes[14]
+	mi := &file_shoal_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1507,7 @@ func (x *Items) String() string {
 func (*Items) ProtoMessage() {}
 
 func (x *Items) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[14]
+	mi := &file_shoal_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1520,7 @@ func (x *Items) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Items.ProtoReflect.Descriptor instead.
 func (*Items) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{14}
+	return file_shoal_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Items) GetItems() []*Item {
@@ -1410,7 +1546,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_shoal_proto_msgTypes[15]
+	mi := &file_shoal_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1558,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[15]
+	mi := &file_shoal_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1571,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{15}
+	return file_shoal_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Item) GetIndex() uint32 {
@@ -1527,7 +1663,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_shoal_proto_msgTypes[16]
+	mi := &file_shoal_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1675,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[16]
+	mi := &file_shoal_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1688,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{16}
+	return file_shoal_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Write) GetOp() Write_Op {
@@ -1581,7 +1717,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_shoal_proto_msgTypes[17]
+	mi := &file_shoal_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1729,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[17]
+	mi := &file_shoal_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1742,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{17}
+	return file_shoal_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Change) GetKey() []byte {
@@ -1648,7 +1784,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_shoal_proto_msgTypes[18]
+	mi := &file_shoal_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1796,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[18]
+	mi := &file_shoal_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1809,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{18}
+	return file_shoal_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Written) GetResults() []*Result {
@@ -1705,7 +1841,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_shoal_proto_msgTypes[19]
+	mi := &file_shoal_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1853,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[19]
+	mi := &file_shoal_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1866,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{19}
+	return file_shoal_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Result) GetVersion() uint64 {
@@ -1792,7 +1928,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_shoal_proto_msgTypes[20]
+	mi := &file_shoal_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1940,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[20]
+	mi := &file_shoal_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1953,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{20}
+	return file_shoal_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Peer) GetId() []byte {
@@ -1846,7 +1982,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_shoal_proto_msgTypes[21]
+	mi := &file_shoal_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1994,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[21]
+	mi := &file_shoal_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2007,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{21}
+	return file_shoal_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Holder) GetId() []byte {
@@ -1906,7 +2042,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_shoal_proto_msgTypes[22]
+	mi := &file_shoal_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2054,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[22]
+	mi := &file_shoal_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2067,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{22}
+	return file_shoal_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Drop) GetKeys() []*Dropping {
@@ -1959,7 +2095,7 @@ type Dropping struct {
 
 func (x *Dropping) Reset() {
 	*x = Dropping{}
-	mi := &file_shoal_proto_msgTypes[23]
+	mi := &file_shoal_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2107,7 @@ func (x *Dropping) String() string {
 func (*Dropping) ProtoMessage() {}
 
 func (x *Dropping) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[23]
+	mi := &file_shoal_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2120,7 @@ func (x *Dropping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropping.ProtoReflect.Descriptor instead.
 func (*Dropping) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{23}
+	return file_shoal_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Dropping) GetKey() []byte {
@@ -2018,7 +2154,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_shoal_proto_msgTypes[24]
+	mi := &file_shoal_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2166,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[24]
+	mi := &file_shoal_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2179,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{24}
+	return file_shoal_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Dropped) GetKeys() []*Holders {
@@ -2062,7 +2198,7 @@ type Holders struct {
 
 func (x *Holders) Reset() {
 	*x = Holders{}
-	mi := &file_shoal_proto_msgTypes[25]
+	mi := &file_shoal_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2210,7 @@ func (x *Holders) String() string {
 func (*Holders) ProtoMessage() {}
 
 func (x *Holders) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[25]
+	mi := &file_shoal_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2223,7 @@ func (x *Holders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holders.ProtoReflect.Descriptor instead.
 func (*Holders) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{25}
+	return file_shoal_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Holders) GetHolders() []*Holder {
@@ -2106,7 +2242,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_shoal_proto_msgTypes[26]
+	mi := &file_shoal_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2254,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[26]
+	mi := &file_shoal_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2267,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{26}
+	return file_shoal_proto_rawDescGZIP(), []int{28}
 }
 
 type Purged struct {
@@ -2143,7 +2279,7 @@ type Purged struct {
 
 func (x *Purged) Reset() {
 	*x = Purged{}
-	mi := &file_shoal_proto_msgTypes[27]
+	mi := &file_shoal_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2291,7 @@ func (x *Purged) String() string {
 func (*Purged) ProtoMessage() {}
 
 func (x *Purged) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[27]
+	mi := &file_shoal_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2304,7 @@ func (x *Purged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purged.ProtoReflect.Descriptor instead.
 func (*Purged) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{27}
+	return file_shoal_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Purged) GetBehind() bool {
@@ -2191,7 +2327,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_shoal_proto_msgTypes[28]
+	mi := &file_shoal_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2339,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[28]
+	mi := &file_shoal_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2352,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{28}
+	return file_shoal_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -2258,7 +2394,7 @@ type GroupcacheGetResponse struct {
 
 func (x *GroupcacheGetResponse) Reset() {
 	*x = GroupcacheGetResponse{}
-	mi := &file_shoal_proto_msgTypes[29]
+	mi := &file_shoal_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2406,7 @@ func (x *GroupcacheGetResponse) String() string {
 func (*GroupcacheGetResponse) ProtoMessage() {}
 
 func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[29]
+	mi := &file_shoal_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2419,7 @@ func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupcacheGetResponse.ProtoReflect.Descriptor instead.
 func (*GroupcacheGetResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{29}
+	return file_shoal_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GroupcacheGetResponse) GetValue() []byte {
@@ -2304,7 +2440,7 @@ var File_shoal_proto protoreflect.FileDescriptor
 
 const file_shoal_proto_rawDesc = "" +
 	"\n" +
-	"\vshoal.proto\x12\bshoal.v1\"\x85\x03\n" +
+	"\vshoal.proto\x12\bshoal.v1\"\xd9\x03\n" +
 	"\aRequest\x12(\n" +
 	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\fR\x05group\x124\n" +
@@ -2317,8 +2453,12 @@ const file_shoal_proto_rawDesc = "" +
 	"fetch_many\x18\x06 \x01(\v2\x13.shoal.v1.FetchManyH\x00R\tfetchMany\x12'\n" +
 	"\x05write\x18\a \x01(\v2\x0f.shoal.v1.WriteH\x00R\x05write\x12$\n" +
 	"\x04drop\x18\b \x01(\v2\x0e.shoal.v1.DropH\x00R\x04drop\x12'\n" +
-	"\x05purge\x18\t \x01(\v2\x0f.shoal.v1.PurgeH\x00R\x05purgeB\x04\n" +
-	"\x02op\"\x8f\x05\n" +
+	"\x05purge\x18\t \x01(\v2\x0f.shoal.v1.PurgeH\x00R\x05purge\x12*\n" +
+	"\x06cancel\x18\f \x01(\v2\x10.shoal.v1.CancelH\x00R\x06cancel\x12\x0e\n" +
+	"\x02id\x18\n" +
+	" \x01(\rR\x02id\x12\x16\n" +
+	"\x06within\x18\v \x01(\x03R\x06withinB\x04\n" +
+	"\x02op\"\xc8\x05\n" +
 	"\x05Reply\x12(\n" +
 	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x124\n" +
 	"\n" +
@@ -2337,7 +2477,9 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05items\x18\v \x01(\v2\x0f.shoal.v1.ItemsH\x00R\x05items\x12-\n" +
 	"\awritten\x18\f \x01(\v2\x11.shoal.v1.WrittenH\x00R\awritten\x12-\n" +
 	"\adropped\x18\r \x01(\v2\x11.shoal.v1.DroppedH\x00R\adropped\x12*\n" +
-	"\x06purged\x18\x0e \x01(\v2\x10.shoal.v1.PurgedH\x00R\x06purgedB\b\n" +
+	"\x06purged\x18\x0e \x01(\v2\x10.shoal.v1.PurgedH\x00R\x06purged\x12'\n" +
+	"\x05apart\x18\x10 \x01(\v2\x0f.shoal.v1.ApartH\x00R\x05apart\x12\x0e\n" +
+	"\x02id\x18\x0f \x01(\rR\x02idB\b\n" +
 	"\x06answer\"z\n" +
 	"\x06Sender\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12 \n" +
@@ -2388,7 +2530,9 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05lease\x18\x04 \x01(\x03R\x05lease\"2\n" +
 	"\bNotFound\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\x03R\x05lease\x12\x10\n" +
-	"\x03age\x18\x02 \x01(\x03R\x03age\"\v\n" +
+	"\x03age\x18\x02 \x01(\x03R\x03age\"\b\n" +
+	"\x06Cancel\"\a\n" +
+	"\x05Apart\"\v\n" +
 	"\tNotCached\"f\n" +
 	"\x06Failed\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12\x1a\n" +
@@ -2491,7 +2635,7 @@ func file_shoal_proto_rawDescGZIP() []byte {
 }
 
 var file_shoal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_shoal_proto_goTypes = []any{
 	(Write_Op)(0),                 // 0: shoal.v1.Write.Op
 	(Refused_Reason)(0),           // 1: shoal.v1.Refused.Reason
@@ -2507,24 +2651,26 @@ var file_shoal_proto_goTypes = []any{
 	(*Value)(nil),                 // 11: shoal.v1.Value
 	(*Same)(nil),                  // 12: shoal.v1.Same
 	(*NotFound)(nil),              // 13: shoal.v1.NotFound
-	(*NotCached)(nil),             // 14: shoal.v1.NotCached
-	(*Failed)(nil),                // 15: shoal.v1.Failed
-	(*Items)(nil),                 // 16: shoal.v1.Items
-	(*Item)(nil),                  // 17: shoal.v1.Item
-	(*Write)(nil),                 // 18: shoal.v1.Write
-	(*Change)(nil),                // 19: shoal.v1.Change
-	(*Written)(nil),               // 20: shoal.v1.Written
-	(*Result)(nil),                // 21: shoal.v1.Result
-	(*Peer)(nil),                  // 22: shoal.v1.Peer
-	(*Holder)(nil),                // 23: shoal.v1.Holder
-	(*Drop)(nil),                  // 24: shoal.v1.Drop
-	(*Dropping)(nil),              // 25: shoal.v1.Dropping
-	(*Dropped)(nil),               // 26: shoal.v1.Dropped
-	(*Holders)(nil),               // 27: shoal.v1.Holders
-	(*Purge)(nil),                 // 28: shoal.v1.Purge
-	(*Purged)(nil),                // 29: shoal.v1.Purged
-	(*Refused)(nil),               // 30: shoal.v1.Refused
-	(*GroupcacheGetResponse)(nil), // 31: shoal.v1.GroupcacheGetResponse
+	(*Cancel)(nil),                // 14: shoal.v1.Cancel
+	(*Apart)(nil),                 // 15: shoal.v1.Apart
+	(*NotCached)(nil),             // 16: shoal.v1.NotCached
+	(*Failed)(nil),                // 17: shoal.v1.Failed
+	(*Items)(nil),                 // 18: shoal.v1.Items
+	(*Item)(nil),                  // 19: shoal.v1.Item
+	(*Write)(nil),                 // 20: shoal.v1.Write
+	(*Change)(nil),                // 21: shoal.v1.Change
+	(*Written)(nil),               // 22: shoal.v1.Written
+	(*Result)(nil),                // 23: shoal.v1.Result
+	(*Peer)(nil),                  // 24: shoal.v1.Peer
+	(*Holder)(nil),                // 25: shoal.v1.Holder
+	(*Drop)(nil),                  // 26: shoal.v1.Drop
+	(*Dropping)(nil),              // 27: shoal.v1.Dropping
+	(*Dropped)(nil),               // 28: shoal.v1.Dropped
+	(*Holders)(nil),               // 29: shoal.v1.Holders
+	(*Purge)(nil),                 // 30: shoal.v1.Purge
+	(*Purged)(nil),                // 31: shoal.v1.Purged
+	(*Refused)(nil),               // 32: shoal.v1.Refused
+	(*GroupcacheGetResponse)(nil), // 33: shoal.v1.GroupcacheGetResponse
 }
 var file_shoal_proto_depIdxs = []int32{
 	4,  // 0: shoal.v1.Request.sender:type_name -> shoal.v1.Sender
@@ -2532,46 +2678,48 @@ var file_shoal_proto_depIdxs = []int32{
 	6,  // 2: shoal.v1.Request.hello:type_name -> shoal.v1.Hello
 	8,  // 3: shoal.v1.Request.fetch:type_name -> shoal.v1.Fetch
 	9,  // 4: shoal.v1.Request.fetch_many:type_name -> shoal.v1.FetchMany
-	18, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
-	24, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
-	28, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
-	4,  // 8: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
-	5,  // 9: shoal.v1.Reply.generation:type_name -> shoal.v1.Generation
-	6,  // 10: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
-	10, // 11: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
-	11, // 12: shoal.v1.Reply.value:type_name -> shoal.v1.Value
-	12, // 13: shoal.v1.Reply.same:type_name -> shoal.v1.Same
-	13, // 14: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
-	14, // 15: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
-	15, // 16: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
-	30, // 17: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
-	16, // 18: shoal.v1.Reply.items:type_name -> shoal.v1.Items
-	20, // 19: shoal.v1.Reply.written:type_name -> shoal.v1.Written
-	26, // 20: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
-	29, // 21: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
-	7,  // 22: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
-	5,  // 23: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
-	17, // 24: shoal.v1.Items.items:type_name -> shoal.v1.Item
-	11, // 25: shoal.v1.Item.value:type_name -> shoal.v1.Value
-	13, // 26: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
-	15, // 27: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
-	30, // 28: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
-	0,  // 29: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
-	19, // 30: shoal.v1.Write.changes:type_name -> shoal.v1.Change
-	21, // 31: shoal.v1.Written.results:type_name -> shoal.v1.Result
-	22, // 32: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
-	23, // 33: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
-	15, // 34: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
-	30, // 35: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
-	25, // 36: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	27, // 37: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	23, // 38: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	1,  // 39: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	20, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
+	26, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
+	30, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
+	14, // 8: shoal.v1.Request.cancel:type_name -> shoal.v1.Cancel
+	4,  // 9: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
+	5,  // 10: shoal.v1.Reply.generation:type_name -> shoal.v1.Generation
+	6,  // 11: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
+	10, // 12: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
+	11, // 13: shoal.v1.Reply.value:type_name -> shoal.v1.Value
+	12, // 14: shoal.v1.Reply.same:type_name -> shoal.v1.Same
+	13, // 15: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
+	16, // 16: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
+	17, // 17: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
+	32, // 18: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
+	18, // 19: shoal.v1.Reply.items:type_name -> shoal.v1.Items
+	22, // 20: shoal.v1.Reply.written:type_name -> shoal.v1.Written
+	28, // 21: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
+	31, // 22: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
+	15, // 23: shoal.v1.Reply.apart:type_name -> shoal.v1.Apart
+	7,  // 24: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
+	5,  // 25: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
+	19, // 26: shoal.v1.Items.items:type_name -> shoal.v1.Item
+	11, // 27: shoal.v1.Item.value:type_name -> shoal.v1.Value
+	13, // 28: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
+	17, // 29: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
+	32, // 30: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
+	0,  // 31: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
+	21, // 32: shoal.v1.Write.changes:type_name -> shoal.v1.Change
+	23, // 33: shoal.v1.Written.results:type_name -> shoal.v1.Result
+	24, // 34: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
+	25, // 35: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
+	17, // 36: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
+	32, // 37: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	27, // 38: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	29, // 39: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	25, // 40: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	1,  // 41: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
@@ -2586,6 +2734,7 @@ func file_shoal_proto_init() {
 		(*Request_Write)(nil),
 		(*Request_Drop)(nil),
 		(*Request_Purge)(nil),
+		(*Request_Cancel)(nil),
 	}
 	file_shoal_proto_msgTypes[1].OneofWrappers = []any{
 		(*Reply_Hello)(nil),
@@ -2600,21 +2749,22 @@ func file_shoal_proto_init() {
 		(*Reply_Written)(nil),
 		(*Reply_Dropped)(nil),
 		(*Reply_Purged)(nil),
+		(*Reply_Apart)(nil),
 	}
-	file_shoal_proto_msgTypes[15].OneofWrappers = []any{
+	file_shoal_proto_msgTypes[17].OneofWrappers = []any{
 		(*Item_Value)(nil),
 		(*Item_NotFound)(nil),
 		(*Item_Failed)(nil),
 		(*Item_Refused)(nil),
 	}
-	file_shoal_proto_msgTypes[29].OneofWrappers = []any{}
+	file_shoal_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_proto_rawDesc), len(file_shoal_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

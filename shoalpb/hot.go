@@ -1,0 +1,268 @@
+package shoalpb
+
+// hot.go: the messages that a get of a value takes, written and read by hand, with the same result as by the generated
+// code (which FuzzHotMessages checks), but without reflection and without allocating.
+
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// AppendRequest appends r to b.
+func AppendRequest(b []byte, r *Request) ([]byte, error) {
+	op, ok := r.Op.(*Request_Fetch)
+	if !ok || op.Fetch == nil || r.Sender != nil || len(r.unknownFields) > 0 || len(op.Fetch.unknownFields) > 0 {
+		return proto.MarshalOptions{}.MarshalAppend(b, r)
+	}
+	f := op.Fetch
+	b = appendBytes(b, 2, r.Group)
+	b = appendGeneration(b, 3, r.Generation)
+	b = protowire.AppendTag(b, 5, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(sizeBytes(f.Key)+sizeVarint(uint64(f.Callers))+2*count(f.Lease)+9*count(f.Have != 0)+
+		sizeVarint(uint64(f.MaxAge))+2*count(f.Fresh)+2*count(f.CachedOnly)+sizeVarint(uint64(f.Over))))
+	b = appendBytes(b, 1, f.Key)
+	b = appendVarint(b, 2, uint64(f.Callers))
+	b = appendVarint(b, 3, uint64(count(f.Lease)))
+	b = appendFixed64(b, 4, f.Have)
+	b = appendVarint(b, 5, uint64(f.MaxAge))
+	b = appendVarint(b, 6, uint64(count(f.Fresh)))
+	b = appendVarint(b, 7, uint64(count(f.CachedOnly)))
+	b = appendVarint(b, 8, uint64(f.Over))
+	b = appendVarint(b, 10, uint64(r.Id))
+	return appendVarint(b, 11, uint64(r.Within)), nil
+}
+
+// AppendReply appends r to b.
+func AppendReply(b []byte, r *Reply) ([]byte, error) {
+	answer, ok := r.Answer.(*Reply_Value)
+	if !ok || answer.Value == nil || r.Sender != nil || len(r.unknownFields) > 0 || len(answer.Value.unknownFields) > 0 {
+		return proto.MarshalOptions{}.MarshalAppend(b, r)
+	}
+	v := answer.Value
+	b = appendGeneration(b, 2, r.Generation)
+	b = protowire.AppendTag(b, 5, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(sizeBytes(v.Value)+sizeVarint(uint64(v.Ttl))+2*count(v.Loaded)+9*count(v.Version != 0)+
+		sizeVarint(uint64(v.Age))+2*count(v.Stale)+sizeVarint(uint64(v.Lease))))
+	b = appendBytes(b, 1, v.Value)
+	b = appendVarint(b, 2, uint64(v.Ttl))
+	b = appendVarint(b, 3, uint64(count(v.Loaded)))
+	b = appendFixed64(b, 4, v.Version)
+	b = appendVarint(b, 5, uint64(v.Age))
+	b = appendVarint(b, 6, uint64(count(v.Stale)))
+	b = appendVarint(b, 7, uint64(v.Lease))
+	return appendVarint(b, 15, uint64(r.Id)), nil
+}
+
+func appendGeneration(b []byte, num protowire.Number, g *Generation) []byte {
+	if g == nil {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(sizeVarint(g.Number)+9*count(g.By != 0)))
+	b = appendVarint(b, 1, g.Number)
+	return appendFixed64(b, 2, g.By)
+}
+
+// Fields below 16, whose tags are one byte, and which are left out when they are zero.
+
+func count(v bool) int {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+func sizeBytes(v []byte) int {
+	if len(v) == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(len(v))
+}
+
+func sizeVarint(v uint64) int {
+	if v == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeVarint(v)
+}
+
+func appendBytes(b []byte, num protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), v)
+}
+
+func appendVarint(b []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
+}
+
+func appendFixed64(b []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendFixed64(protowire.AppendTag(b, num, protowire.Fixed64Type), v)
+}
+
+// A RequestReader reads Requests, one at a time.
+type RequestReader struct {
+	request    Request
+	generation Generation
+	fetch      Fetch
+	op         Request_Fetch
+}
+
+// Read returns the Request in b. What it returns is good until the next Read, and its bytes are those of b.
+func (r *RequestReader) Read(b []byte) (*Request, error) {
+	q, f := &r.request, &r.fetch
+	q.Sender, q.Group, q.Generation, q.Op, q.Id, q.Within = nil, nil, nil, nil, 0, 0
+	known := fields(b, func(num protowire.Number, v uint64, bytes []byte) bool {
+		switch {
+		case num == 2<<3|2:
+			q.Group = bytes
+		case num == 3<<3|2 && q.Generation == nil:
+			q.Generation = &r.generation
+			return readGeneration(q.Generation, bytes)
+		case num == 5<<3|2 && q.Op == nil:
+			r.op.Fetch, q.Op = f, &r.op
+			f.Key, f.Callers, f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly, f.Over = nil, 0, false, 0, 0, false, false, 0
+			return fields(bytes, func(num protowire.Number, v uint64, bytes []byte) bool {
+				switch num {
+				case 1<<3 | 2:
+					f.Key = bytes
+				case 2 << 3:
+					f.Callers = uint32(v)
+				case 3 << 3:
+					f.Lease = v != 0
+				case 4<<3 | 1:
+					f.Have = v
+				case 5 << 3:
+					f.MaxAge = int64(v)
+				case 6 << 3:
+					f.Fresh = v != 0
+				case 7 << 3:
+					f.CachedOnly = v != 0
+				case 8 << 3:
+					f.Over = int64(v)
+				default:
+					return false
+				}
+				return true
+			})
+		case num == 10<<3:
+			q.Id = uint32(v)
+		case num == 11<<3:
+			q.Within = int64(v)
+		default:
+			return false
+		}
+		return true
+	})
+	if known {
+		return q, nil
+	}
+	q = new(Request)
+	return q, proto.Unmarshal(b, q)
+}
+
+// A ReplyReader reads Replies, one at a time.
+type ReplyReader struct {
+	reply      Reply
+	generation Generation
+	value      Value
+	answer     Reply_Value
+}
+
+// Read returns the Reply in b. What it returns is good until the next Read, and its bytes are those of b.
+func (r *ReplyReader) Read(b []byte) (*Reply, error) {
+	p, w := &r.reply, &r.value
+	p.Sender, p.Generation, p.Answer, p.Id = nil, nil, nil, 0
+	known := fields(b, func(num protowire.Number, v uint64, bytes []byte) bool {
+		switch {
+		case num == 2<<3|2 && p.Generation == nil:
+			p.Generation = &r.generation
+			return readGeneration(p.Generation, bytes)
+		case num == 5<<3|2 && p.Answer == nil:
+			r.answer.Value, p.Answer = w, &r.answer
+			w.Value, w.Ttl, w.Loaded, w.Version, w.Age, w.Stale, w.Lease = nil, 0, false, 0, 0, false, 0
+			return fields(bytes, func(num protowire.Number, v uint64, bytes []byte) bool {
+				switch num {
+				case 1<<3 | 2:
+					w.Value = bytes
+				case 2 << 3:
+					w.Ttl = int64(v)
+				case 3 << 3:
+					w.Loaded = v != 0
+				case 4<<3 | 1:
+					w.Version = v
+				case 5 << 3:
+					w.Age = int64(v)
+				case 6 << 3:
+					w.Stale = v != 0
+				case 7 << 3:
+					w.Lease = int64(v)
+				default:
+					return false
+				}
+				return true
+			})
+		case num == 15<<3:
+			p.Id = uint32(v)
+		default:
+			return false
+		}
+		return true
+	})
+	if known {
+		return p, nil
+	}
+	p = new(Reply)
+	return p, proto.Unmarshal(b, p)
+}
+
+func readGeneration(g *Generation, b []byte) bool {
+	g.Number, g.By = 0, 0
+	return fields(b, func(num protowire.Number, v uint64, _ []byte) bool {
+		switch num {
+		case 1 << 3:
+			g.Number = v
+		case 2<<3 | 1:
+			g.By = v
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// fields calls each for the fields of a message: with its tag, number and type in one, and its value. It reports whether
+// b is such a message, and each has known all of them.
+func fields(b []byte, each func(tag protowire.Number, v uint64, bytes []byte) bool) bool {
+	for len(b) > 0 {
+		tag, n := protowire.ConsumeVarint(b)
+		if n < 0 {
+			return false
+		}
+		b = b[n:]
+		var v uint64
+		var bytes []byte
+		switch tag & 7 {
+		case uint64(protowire.VarintType):
+			v, n = protowire.ConsumeVarint(b)
+		case uint64(protowire.Fixed64Type):
+			v, n = protowire.ConsumeFixed64(b)
+		case uint64(protowire.BytesType):
+			bytes, n = protowire.ConsumeBytes(b)
+		default:
+			return false
+		}
+		if n < 0 || tag > 1<<10 || !each(protowire.Number(tag), v, bytes) {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
