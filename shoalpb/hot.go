@@ -8,18 +8,21 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// AppendRequest appends r to b.
+// AppendRequest appends r to b, after its length.
 func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	op, ok := r.Op.(*Request_Fetch)
 	if !ok || op.Fetch == nil || r.Sender != nil || len(r.unknownFields) > 0 || len(op.Fetch.unknownFields) > 0 {
-		return proto.MarshalOptions{}.MarshalAppend(b, r)
+		return appendMessage(b, r)
 	}
 	f := op.Fetch
+	fetch := sizeBytes(f.Key) + sizeVarint(uint64(f.Callers)) + 2*count(f.Lease) + 9*count(f.Have != 0) +
+		sizeVarint(uint64(f.MaxAge)) + 2*count(f.Fresh) + 2*count(f.CachedOnly) + sizeVarint(uint64(f.Over))
+	b = protowire.AppendVarint(b, uint64(sizeBytes(r.Group)+sizeGeneration(r.Generation)+1+protowire.SizeBytes(fetch)+
+		sizeVarint(uint64(r.Id))+sizeVarint(uint64(r.Within))))
 	b = appendBytes(b, 2, r.Group)
 	b = appendGeneration(b, 3, r.Generation)
 	b = protowire.AppendTag(b, 5, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(sizeBytes(f.Key)+sizeVarint(uint64(f.Callers))+2*count(f.Lease)+9*count(f.Have != 0)+
-		sizeVarint(uint64(f.MaxAge))+2*count(f.Fresh)+2*count(f.CachedOnly)+sizeVarint(uint64(f.Over))))
+	b = protowire.AppendVarint(b, uint64(fetch))
 	b = appendBytes(b, 1, f.Key)
 	b = appendVarint(b, 2, uint64(f.Callers))
 	b = appendVarint(b, 3, uint64(count(f.Lease)))
@@ -32,17 +35,19 @@ func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	return appendVarint(b, 11, uint64(r.Within)), nil
 }
 
-// AppendReply appends r to b.
+// AppendReply appends r to b, after its length.
 func AppendReply(b []byte, r *Reply) ([]byte, error) {
 	answer, ok := r.Answer.(*Reply_Value)
 	if !ok || answer.Value == nil || r.Sender != nil || len(r.unknownFields) > 0 || len(answer.Value.unknownFields) > 0 {
-		return proto.MarshalOptions{}.MarshalAppend(b, r)
+		return appendMessage(b, r)
 	}
 	v := answer.Value
+	value := sizeBytes(v.Value) + sizeVarint(uint64(v.Ttl)) + 2*count(v.Loaded) + 9*count(v.Version != 0) +
+		sizeVarint(uint64(v.Age)) + 2*count(v.Stale) + sizeVarint(uint64(v.Lease))
+	b = protowire.AppendVarint(b, uint64(sizeGeneration(r.Generation)+1+protowire.SizeBytes(value)+sizeVarint(uint64(r.Id))))
 	b = appendGeneration(b, 2, r.Generation)
 	b = protowire.AppendTag(b, 5, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(sizeBytes(v.Value)+sizeVarint(uint64(v.Ttl))+2*count(v.Loaded)+9*count(v.Version != 0)+
-		sizeVarint(uint64(v.Age))+2*count(v.Stale)+sizeVarint(uint64(v.Lease))))
+	b = protowire.AppendVarint(b, uint64(value))
 	b = appendBytes(b, 1, v.Value)
 	b = appendVarint(b, 2, uint64(v.Ttl))
 	b = appendVarint(b, 3, uint64(count(v.Loaded)))
@@ -53,6 +58,11 @@ func AppendReply(b []byte, r *Reply) ([]byte, error) {
 	return appendVarint(b, 15, uint64(r.Id)), nil
 }
 
+func appendMessage(b []byte, m proto.Message) ([]byte, error) {
+	b = protowire.AppendVarint(b, uint64(proto.Size(m)))
+	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b, m)
+}
+
 func appendGeneration(b []byte, num protowire.Number, g *Generation) []byte {
 	if g == nil {
 		return b
@@ -61,6 +71,13 @@ func appendGeneration(b []byte, num protowire.Number, g *Generation) []byte {
 	b = protowire.AppendVarint(b, uint64(sizeVarint(g.Number)+9*count(g.By != 0)))
 	b = appendVarint(b, 1, g.Number)
 	return appendFixed64(b, 2, g.By)
+}
+
+func sizeGeneration(g *Generation) int {
+	if g == nil {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(sizeVarint(g.Number)+9*count(g.By != 0))
 }
 
 // Fields below 16, whose tags are one byte, and which are left out when they are zero.
@@ -221,6 +238,29 @@ func (r *ReplyReader) Read(b []byte) (*Reply, error) {
 	}
 	p = new(Reply)
 	return p, proto.Unmarshal(b, p)
+}
+
+// An Envelope is what whoever passes Replies on must know of one.
+type Envelope struct {
+	ID      uint32
+	Sender  []byte // the message in it; nil if there is none
+	Loading bool   // another Reply will follow
+}
+
+// ReadEnvelope returns the envelope of the Reply in b, which may turn out not to be one when all of it is read.
+func ReadEnvelope(b []byte) (e Envelope, ok bool) {
+	ok = fields(b, func(num protowire.Number, v uint64, bytes []byte) bool {
+		switch num {
+		case 1<<3 | 2:
+			e.Sender = bytes[:len(bytes):len(bytes)]
+		case 4<<3 | 2:
+			e.Loading = true
+		case 15 << 3:
+			e.ID = uint32(v)
+		}
+		return true
+	})
+	return e, ok
 }
 
 func readGeneration(g *Generation, b []byte) bool {

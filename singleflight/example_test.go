@@ -109,3 +109,12 @@ func ExampleFlight_Seal() {
 	// Ada Byron
 	// Ada Lovelace
 }
+
+func ExampleGroup_Ask() {
+	var group singleflight.Group[string, string]
+	value, err := group.Ask(context.Background(), "key", func(context.Context, *singleflight.Flight[string, string]) (string, error) {
+		return "asked once for each who comes one after the other", nil
+	})
+	fmt.Println(value, err)
+	// Output: asked once for each who comes one after the other <nil>
+}

@@ -20,6 +20,7 @@ import (
 type Group[K comparable, V any] struct {
 	mu      sync.Mutex // guards flights and the state of each Flight and call
 	flights map[K]*Flight[K, V]
+	own     sync.Pool // of flights that Ask has made, and nobody knows any more
 }
 
 // A Flight is what is under way for one key, and those who wait for it.
@@ -64,6 +65,40 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, timeout time.Duration, fn f
 		fs[0].End(fn(ctx, fs[0]))
 	})[0]
 	return f.wait(ctx)
+}
+
+// Ask is Do for what may not serve anybody who comes after it has begun. If nothing is under way for key, the caller calls
+// fn itself, under its own ctx, in a flight that is sealed; this takes no goroutine and, as a rule, no memory. Those who
+// come meanwhile gather in the next, which is as one of Do's. If the caller's ctx ends, the next begins.
+func (g *Group[K, V]) Ask(ctx context.Context, key K, fn func(context.Context, *Flight[K, V]) (V, error)) (value V, err error) {
+	if err := ctx.Err(); err != nil {
+		return value, err
+	}
+	g.mu.Lock()
+	if g.flights[key] != nil {
+		g.mu.Unlock()
+		return g.Do(ctx, key, 0, fn)
+	}
+	f, _ := g.own.Get().(*Flight[K, V])
+	if f == nil {
+		f = new(Flight[K, V])
+	}
+	*f = Flight[K, V]{group: g, key: key, waiters: 1, sealed: true}
+	if g.flights == nil {
+		g.flights = make(map[K]*Flight[K, V])
+	}
+	g.flights[key] = f
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		if ctx.Err() == nil { // else its error is for this caller alone
+			f.failNextLocked(err)
+		}
+		f.forgetLocked()
+		g.mu.Unlock()
+		g.own.Put(f)
+	}()
+	return fn(ctx, f)
 }
 
 // A Result is what has come of one of many keys.
@@ -164,13 +199,18 @@ func (f *Flight[K, V]) End(value V, err error) {
 	}
 	f.value, f.err = value, err
 	close(f.done)
+	f.failNextLocked(err)
+	f.forgetLocked()
+	f.letLocked()
+}
+
+// failNextLocked gives err, if it is one, to those who have gathered behind f.
+func (f *Flight[K, V]) failNextLocked(err error) {
 	if next := f.next; err != nil && next != nil {
 		f.next, next.behind = nil, nil
 		next.err = err
 		close(next.done)
 	}
-	f.forgetLocked()
-	f.letLocked()
 }
 
 // board returns the flights that a caller waits for, one of each key.

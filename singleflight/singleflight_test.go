@@ -1103,3 +1103,119 @@ func BenchmarkHundredJoined(b *testing.B) {
 		callers.Wait()
 	}
 }
+
+func TestAskIsTheCallersOwnCall(t *testing.T) {
+	var g singleflight.Group[string, int]
+	type key struct{}
+	ctx := context.WithValue(t.Context(), key{}, 7)
+	got, err := g.Ask(ctx, "k", func(ctx context.Context, f *singleflight.Flight[string, int]) (int, error) {
+		if n := f.Seal(); n != 1 || f.Key() != "k" {
+			t.Errorf("%d callers of %q", n, f.Key())
+		}
+		return ctx.Value(key{}).(int), nil
+	})
+	if got != 7 || err != nil || len(g.Keys()) != 0 {
+		t.Errorf("got %v, %v, and %v are left", got, err, g.Keys())
+	}
+}
+
+// Who comes after a call by Ask has begun gets the result of a later one, whatever comes of the first but an error.
+func TestAskServesNobodyWhoComesLater(t *testing.T) {
+	failed := errors.New("failed")
+	for _, test := range []struct {
+		name       string
+		first      error
+		cancel     bool
+		wantNext   int
+		wantErr    error
+		wantCalled int64
+	}{
+		{"returns", nil, false, 2, nil, 2},
+		{"fails", failed, false, 0, failed, 1},
+		{"is left", context.Canceled, true, 2, nil, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var g singleflight.Group[string, int]
+				var called atomic.Int64
+				fn := func(ctx context.Context, f *singleflight.Flight[string, int]) (int, error) {
+					n := int(called.Add(1))
+					if n == 1 {
+						select {
+						case <-time.After(time.Second):
+						case <-ctx.Done():
+						}
+						return n, test.first
+					}
+					if callers := f.Seal(); callers != 3 {
+						t.Errorf("%d have gathered, want 3", callers)
+					}
+					return n, nil
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				go func() { g.Ask(ctx, "k", fn) }()
+				synctest.Wait()
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() {
+						if got, err := g.Ask(t.Context(), "k", fn); got != test.wantNext || err != test.wantErr {
+							t.Errorf("got %v, %v, want %v, %v", got, err, test.wantNext, test.wantErr)
+						}
+					})
+				}
+				synctest.Wait()
+				if test.cancel {
+					cancel()
+				}
+				wg.Wait()
+				if n := called.Load(); n != test.wantCalled {
+					t.Errorf("called %d times, want %d", n, test.wantCalled)
+				}
+			})
+		})
+	}
+}
+
+// What Forget has overtaken is not committed, and does not stand in the way of who comes then.
+func TestAskIsForgotten(t *testing.T) {
+	var g singleflight.Group[string, int]
+	g.Ask(t.Context(), "k", func(ctx context.Context, f *singleflight.Flight[string, int]) (int, error) {
+		g.Forget("k")
+		if got, err := g.Ask(ctx, "k", func(_ context.Context, later *singleflight.Flight[string, int]) (int, error) {
+			if !later.Commit(func() {}) {
+				t.Error("the later one does not commit")
+			}
+			return 2, nil
+		}); got != 2 || err != nil {
+			t.Errorf("later: %v, %v", got, err)
+		}
+		if f.Commit(func() {}) {
+			t.Error("committed after Forget")
+		}
+		return 1, nil
+	})
+	if len(g.Keys()) != 0 {
+		t.Errorf("%v are left", g.Keys())
+	}
+}
+
+func TestAskPanicsInTheCaller(t *testing.T) {
+	var g singleflight.Group[string, int]
+	func() {
+		defer func() { recover() }()
+		g.Ask(t.Context(), "k", func(context.Context, *singleflight.Flight[string, int]) (int, error) { panic("x") })
+	}()
+	if len(g.Keys()) != 0 {
+		t.Errorf("%v are left", g.Keys())
+	}
+}
+
+func TestAskTakesNoMemory(t *testing.T) {
+	var g singleflight.Group[string, int]
+	fn := func(context.Context, *singleflight.Flight[string, int]) (int, error) { return 1, nil }
+	ctx := t.Context()
+	if n := testing.AllocsPerRun(1000, func() { g.Ask(ctx, "k", fn) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
