@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -28,6 +29,7 @@ type Cache struct {
 	clock clock
 	peers peers
 	hints hints
+	calls sync.Pool
 	own   *http.Transport // the one made for it, if Options has none
 
 	life context.Context // of what is tried again and again: it ends with Shutdown
@@ -42,6 +44,8 @@ type Cache struct {
 	groups map[string]*group
 	writes int           // under way
 	idle   chan struct{} // closed when there are none, if somebody waits for that
+
+	conversations map[*conversation]chan struct{} // closed when it has ended
 }
 
 // Options are the options of [New]. The zero value of each field is its default.
@@ -92,6 +96,7 @@ func New(opts *Options) (*Cache, error) {
 		place:       o.Placement,
 		hello:       c.hello,
 		swapped:     c.viewSwapped,
+		lineTo:      c.lineTo,
 		log:         o.Logger,
 		clock:       &c.clock,
 	}
@@ -158,10 +163,48 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 		}
 	}
 	c.end()
+	c.endConversations(ctx)
 	if c.own != nil {
 		c.own.CloseIdleConnections()
 	}
 	return err
+}
+
+// conversing takes note that v goes on until over is called.
+func (c *Cache) conversing(v *conversation) (over func()) {
+	ended := make(chan struct{})
+	c.mu.Lock()
+	if c.conversations == nil {
+		c.conversations = make(map[*conversation]chan struct{})
+	}
+	c.conversations[v] = ended
+	c.mu.Unlock()
+	if c.closed.Load() {
+		v.stop()
+	}
+	return func() {
+		c.mu.Lock()
+		delete(c.conversations, v)
+		c.mu.Unlock()
+		close(ended)
+	}
+}
+
+// endConversations has peers ask nothing more, and waits until they have their answers.
+func (c *Cache) endConversations(ctx context.Context) {
+	c.mu.RLock()
+	all := maps.Clone(c.conversations)
+	c.mu.RUnlock()
+	for v := range all {
+		v.stop()
+	}
+	for v, ended := range all {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			v.leave()
+		}
+	}
 }
 
 // carryOut carries out a write, or a part of one, and waits for it, and then calls over. If ctx ends, the write goes on.
@@ -259,6 +302,12 @@ func (c *Cache) group(name string) *group {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.groups[name]
+}
+
+func (c *Cache) groupOf(name []byte) *group {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.groups[string(name)]
 }
 
 // allGroups returns the groups by name.

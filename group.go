@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -192,8 +193,9 @@ func (g *Group[V]) decode(key string, value ByteView) (V, error) {
 
 // A group is what a Group[V] is without V: keys and bytes. This is the story of a Get; that of a write is in write.go.
 type group struct {
-	name  string
-	cache *Cache
+	name      string
+	nameBytes []byte // the same, for messages
+	cache     *Cache
 	settings
 
 	getter func(ctx context.Context, key string) loaded          // nil: none
@@ -211,6 +213,7 @@ type group struct {
 	// never wait for each other.
 	loads   singleflight.Group[string, found]
 	fetches singleflight.Group[string, found]
+	asks    func(context.Context, *fetchFlight) (found, error) // ask for all who have gathered
 
 	// Of decoded values, for GroupOptions.Share.
 	decodedBytes  func() int64
@@ -245,8 +248,11 @@ type settings struct {
 const absentShare = 1. / 64
 
 func newGroup(c *Cache, name string, s settings) *group {
-	g := &group{name: name, cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
+	g := &group{name: name, nameBytes: []byte(name), cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
 	g.max.Store(s.maxBytes)
+	g.asks = func(ctx context.Context, f *fetchFlight) (found, error) {
+		return g.ask(ctx, f, f.Key(), question{callers: int64(f.Seal()), lease: g.hotShare > 0})
+	}
 	small := func(share float64) *store {
 		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
 	}
@@ -348,6 +354,7 @@ func (g *group) hit(key string, e entry, due bool) found {
 // loadAnew loads key in the background, to replace what there is.
 func (g *group) loadAnew(key string) {
 	g.counts.reloads.Add(1)
+	key = strings.Clone(key) // it may be part of a message
 	go g.load(context.Background(), key, want{anew: true})
 }
 
@@ -437,24 +444,28 @@ type question struct {
 // perSecond is how many of the calls were made in a second.
 func (q *question) perSecond() float64 { return float64(q.callers) / max(q.over.Seconds(), 1) }
 
-// answer answers a peer that takes this process for the owner of key. It calls loading before it waits for a load. It
-// never asks another process.
-func (g *group) answer(ctx context.Context, key string, q question, loading func(longest time.Duration)) (found, error) {
+// answerNow answers a peer that takes this process for the owner of key, if that takes no load; else answerLater does. It
+// keeps nothing of key.
+func (g *group) answerNow(key string, q question) (f found, lease time.Duration, err error, ok bool) {
 	g.counts.requests.Add(1)
 	// The lease is noted before memory is looked at. So a write that comes after the look finds it, and one that came
 	// before has left what is looked at.
-	lease := g.grant(key, q)
+	lease = g.grant(key, q)
 	if f, ok := g.serve(key, q); ok {
 		f.lease = g.leaseOf(f, lease)
-		return f, f.err
+		return f, 0, f.err, true
 	}
 	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
-		return found{}, &notOwner{owner}
+		return found{}, 0, &notOwner{owner}, true
 	}
 	if q.cachedOnly {
-		return found{}, ErrNotCached
+		return found{}, 0, ErrNotCached, true
 	}
-	loading(g.longestLoad(q.want))
+	return found{}, lease, nil, false
+}
+
+// answerLater loads key for a peer. It never asks another process.
+func (g *group) answerLater(ctx context.Context, key string, q question, lease time.Duration) (found, error) {
 	f, err := g.load(ctx, key, q.want)
 	f.lease = g.leaseOf(f, lease) // none if it was written to meanwhile, for then it is not kept
 	return f, err
@@ -499,9 +510,7 @@ func (g *group) fetch(ctx context.Context, key string, w want) (found, error) {
 	if w != (want{}) {
 		f, err = g.ask(ctx, nil, key, question{want: w, callers: 1})
 	} else {
-		f, err = g.fetches.Do(ctx, key, 0, func(ctx context.Context, f *singleflight.Flight[string, found]) (found, error) {
-			return g.ask(ctx, f, key, question{callers: int64(f.Seal()), lease: g.hotShare > 0})
-		})
+		f, err = g.fetches.Ask(ctx, key, g.asks)
 	}
 	if err == nil {
 		err = f.err // no error of the flight's, which would be one for later callers too
@@ -509,9 +518,12 @@ func (g *group) fetch(ctx context.Context, key string, w want) (found, error) {
 	return f, err
 }
 
+// A fetchFlight is a question to an owner, for all who have gathered.
+type fetchFlight = singleflight.Flight[string, found]
+
 // ask asks the owner of key, in flight if there is one, and keeps a copy if the owner gives a lease. That there is no
 // value is no error here.
-func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, found], key string, q question) (found, error) {
+func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q question) (found, error) {
 	owner, _ := g.cache.peers.view.Load().owner(key)
 	if owner == nil {
 		return found{}, errNoOwner // there was one when these callers began to gather
@@ -524,12 +536,12 @@ func (g *group) ask(ctx context.Context, flight *singleflight.Flight[string, fou
 	}
 	g.counts.fetches.Add(1)
 	sent := g.cache.clock.now()
-	f, err := g.cache.fetch(ctx, owner, g, key, q, before)
+	f, err := g.cache.fetch(ctx, flight, owner, g, key, q, before)
 	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
 		g.counts.fetches.Add(1)
 		q.lease, q.have = false, 0
-		f, err = g.cache.fetch(ctx, other.owner, g, key, q, entry{})
+		f, err = g.cache.fetch(ctx, flight, other.owner, g, key, q, entry{})
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
 		copy.fresh = sent + min(f.lease, maxLease) // the owner counts from later

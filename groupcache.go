@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -41,8 +40,8 @@ func (a *answering) groupcache(r *http.Request, path string) {
 		refuse(http.StatusNotFound, shoalpb.Refused_NO_GROUP, "no such group: "+name)
 		return
 	}
-	result, err := g.answer(r.Context(), key, question{callers: 1}, func(time.Duration) { a.patient() })
-	if _, ok := err.(*notOwner); ok {
+	result, _, err, ok := g.answerNow(key, question{callers: 1})
+	if _, others := err.(*notOwner); others || !ok {
 		a.patient()
 		result, err = g.load(r.Context(), key, want{})
 	}

@@ -3,10 +3,7 @@ package shoal
 // http.go: how processes talk. The client half is exchange; the server half is ServeHTTP. Both speak shoalpb.
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalcache/shoal/shoalpb"
@@ -26,6 +22,10 @@ import (
 
 // mediaType is the content type of everything that Shoal says, and of nothing else.
 const mediaType = "application/vnd.shoal.v1+protobuf"
+
+// streamType is the content type of several Requests, and of the Replies to them; protocol is what a connection is upgraded
+// to that carries them.
+const streamType, protocol = "application/vnd.shoal.v1.stream+protobuf", "shoal.v1"
 
 const (
 	shoalPath      = "/_shoal/"
@@ -81,15 +81,25 @@ func socketPath(addr string) (string, bool) {
 	return string(path), ok && err == nil
 }
 
-// sender says who this process is, for every message.
-func (c *Cache) sender() *shoalpb.Sender {
-	v := c.peers.view.Load()
+// spoken is what one side of a wire has last told the other of itself.
+type spoken struct {
+	view  *view
+	clock uint64
+}
+
+// news says who this process is, if that is not what has been said, which it is then.
+func (c *Cache) news(s *spoken) *shoalpb.Sender {
+	v, clock := c.peers.view.Load(), c.clock.last.Load()
+	if s.view == v && s.clock == clock {
+		return nil
+	}
+	*s = spoken{v, clock}
 	return &shoalpb.Sender{
 		Id:          []byte(c.peers.self.ID),
 		Incarnation: c.peers.incarnation,
 		View:        v.digest,
 		Views:       v.number,
-		Clock:       c.clock.last.Load(),
+		Clock:       clock,
 	}
 }
 
@@ -101,103 +111,6 @@ func (c *Cache) introduction() *shoalpb.Hello {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})
 	}
 	return h
-}
-
-// exchange sends req to the peer at addr and gives answer each Reply, until it wants no more. It gives up when nothing has
-// come from there for PeerTimeout; after word that something is being loaded, for as long as that may take, at most
-// longestLoad, and PeerTimeout.
-func (c *Cache) exchange(ctx context.Context, addr string, req *shoalpb.Request, longestLoad time.Duration, answer func(*shoalpb.Reply) (more bool, err error)) error {
-	to, err := target(addr)
-	if err != nil {
-		return err
-	}
-	req.Sender = c.sender()
-	body, err := proto.Marshal(req)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	patience := c.opts.PeerTimeout
-	silence := time.AfterFunc(patience, func() {
-		cancel(fmt.Errorf("nothing has come from there for PeerTimeout, %v", c.opts.PeerTimeout))
-	})
-	defer silence.Stop()
-
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	post.Header.Set("Content-Type", mediaType)
-	if req.GetWrite() == nil {
-		// Asking twice does no harm, so net/http may do it when a kept connection turns out to be dead. The nil says so
-		// without being sent.
-		post.Header["Idempotency-Key"] = nil
-	}
-	resp, err := c.opts.Transport.RoundTrip(post) // no http.Client: a redirect is not followed, it is not Shoal's answer
-	if err != nil {
-		return causeOf(ctx, err)
-	}
-	defer resp.Body.Close()
-	if got := resp.Header.Get("Content-Type"); got != mediaType {
-		return fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
-	}
-	r := bufio.NewReader(&heedful{resp.Body, silence, c.opts.PeerTimeout})
-	for more := true; more; {
-		silence.Reset(patience)
-		reply, err := c.readReply(r)
-		if err != nil {
-			return causeOf(ctx, err)
-		}
-		if loading := reply.GetLoading(); loading != nil && longestLoad > 0 { // once
-			patience += min(max(time.Duration(loading.Longest), 0), longestLoad)
-			longestLoad = 0
-			continue
-		}
-		c.heard(reply.GetSender())
-		if more, err = answer(reply); err != nil {
-			return err
-		}
-	}
-	silence.Reset(c.opts.PeerTimeout)
-	r.ReadByte() // to the end of the body, or the connection could not be used again
-	return nil
-}
-
-// readReply reads one Reply after its length. It takes memory as bytes come, not as they are announced.
-func (c *Cache) readReply(r *bufio.Reader) (*shoalpb.Reply, error) {
-	size, err := binary.ReadUvarint(r)
-	if err == nil && size > uint64(c.opts.MaxBodyBytes) {
-		err = fmt.Errorf("%d bytes are more than MaxBodyBytes, %d", size, c.opts.MaxBodyBytes)
-	}
-	var body bytes.Buffer
-	if err == nil {
-		body.Grow(int(min(size, 1<<20)))
-		_, err = io.CopyN(&body, r, int64(size))
-	}
-	reply := new(shoalpb.Reply)
-	if err == nil {
-		err = proto.Unmarshal(body.Bytes(), reply)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
-	}
-	return reply, nil
-}
-
-// heedful is a reader that puts off a timer whenever something comes.
-type heedful struct {
-	io.Reader
-	silence *time.Timer
-	timeout time.Duration
-}
-
-func (r *heedful) Read(p []byte) (n int, err error) {
-	n, err = r.Reader.Read(p)
-	if n > 0 {
-		r.silence.Reset(r.timeout)
-	}
-	return n, err
 }
 
 // causeOf returns err, or why ctx was cancelled if it was: the transport does not tell.
@@ -264,6 +177,10 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case c.closed.Load():
 		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_SHUT_DOWN, "it has left its peers")
+	case upgraded(r) && r.Method == http.MethodPost:
+		if err := c.upgrade(w); err != nil {
+			a.refuse(http.StatusNotImplemented, shoalpb.Refused_UNKNOWN, "no stream of this connection: %v", err)
+		}
 	case !c.slots.TryAcquire(1):
 		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_OVERLOADED, "MaxRequests, %d, are being answered", c.opts.MaxRequests)
 	default:
@@ -281,17 +198,25 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answering is one request of a peer being answered.
 type answering struct {
-	c     *Cache
-	w     http.ResponseWriter
-	group *group // that it is about, if that is known
-	begun bool   // the header has been sent
+	c      *Cache
+	w      http.ResponseWriter // where the answer goes, or
+	in     *conversation       // … in which it is given,
+	id     uint32              // … to the Request of this id
+	sender *shoalpb.Sender
+	from   *peer  // nil: nobody in the view
+	group  *group // that it is about, if that is known
+	begun  bool   // the header has been sent
 
 	announced bool // it has been said that something is loaded
 }
 
 // shoal answers one of Shoal's own messages.
 func (a *answering) shoal(r *http.Request) {
-	if got := r.Header.Get("Content-Type"); got != mediaType { // a browser can be made to post, but not this type
+	switch got := r.Header.Get("Content-Type"); {
+	case got == streamType:
+		a.c.converse(a.w, r)
+		return
+	case got != mediaType: // a browser can be made to post, but not this type
 		a.refuse(http.StatusUnsupportedMediaType, shoalpb.Refused_MEDIA_TYPE, "Content-Type %.80q is not %s", got, mediaType)
 		return
 	}
@@ -309,50 +234,67 @@ func (a *answering) shoal(r *http.Request) {
 		return
 	}
 	a.c.heard(req.GetSender())
-	hello := req.GetHello()
-	if hello != nil {
+	a.sender, a.from = req.GetSender(), a.c.peers.sender(req.GetSender())
+	if rest := a.answer(req); rest != nil {
+		rest(r.Context(), a)
+	}
+}
+
+// answer answers req if that takes no time, or returns what is left to do. What that keeps of req is not its bytes, unless
+// they are nobody else's.
+func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *answering)) {
+	if hello := req.GetHello(); hello != nil {
 		addr, _ := normalAddr(string(hello.GetAddr()))
-		a.c.peers.noticed(sighting{string(req.GetSender().GetId()), addr, req.GetSender().GetIncarnation()})
+		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
 		a.c.meet(hello.GetGroups())
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.introduction()}})
-		return
+		return nil
 	}
-	if req.GetSender().GetIncarnation() == a.c.peers.incarnation {
+	if a.sender.GetIncarnation() == a.c.peers.incarnation {
 		a.refuse(http.StatusLoopDetected, shoalpb.Refused_OWN, "this process asks itself")
-		return
+		return nil
 	}
 	if req.GetOp() == nil {
 		a.refuse(http.StatusBadRequest, shoalpb.Refused_UNKNOWN, "a Request for nothing that this version knows")
-		return
+		return nil
 	}
-	if a.group = a.c.group(string(req.GetGroup())); a.group == nil {
+	if a.group = a.c.groupOf(req.GetGroup()); a.group == nil {
 		a.refuse(http.StatusNotFound, shoalpb.Refused_NO_GROUP, "no group %.80q here", req.GetGroup())
-		return
+		return nil
 	}
 	emptied := a.group.meet(req.GetGeneration())
 	switch op := req.GetOp().(type) {
 	case *shoalpb.Request_Fetch:
-		a.fetch(r.Context(), req.GetSender(), op.Fetch)
+		return a.fetch(op.Fetch)
 	case *shoalpb.Request_FetchMany:
-		a.fetchMany(r.Context(), op.FetchMany)
+		return func(ctx context.Context, a *answering) { a.fetchMany(ctx, op.FetchMany) }
 	case *shoalpb.Request_Write:
-		a.write(r.Context(), op.Write)
+		return func(ctx context.Context, a *answering) { a.write(ctx, op.Write) }
 	case *shoalpb.Request_Drop:
 		a.drop(op.Drop)
 	case *shoalpb.Request_Purge:
-		behind := !emptied && !proto.Equal(a.group.generation.message(), req.GetGeneration())
+		behind := !emptied && !a.group.generation.is(req.GetGeneration())
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Purged{Purged: &shoalpb.Purged{Behind: behind}}})
 	}
+	return nil
 }
 
 // send sends reply, which is the whole answer unless it is a Loading.
 func (a *answering) send(status int, reply *shoalpb.Reply) {
-	reply.Sender = a.c.sender()
 	if a.group != nil {
 		reply.Generation = a.group.generation.message()
 	}
-	var body bytes.Buffer
-	if _, err := protodelim.MarshalTo(&body, reply); err != nil {
+	more := reply.GetLoading() != nil || reply.GetItems() != nil
+	if a.in != nil {
+		a.in.reply(a.id, reply)
+		if more {
+			a.in.flush()
+		}
+		return
+	}
+	reply.Sender = a.c.news(new(spoken))
+	body, err := shoalpb.AppendReply(nil, reply)
+	if err != nil {
 		a.c.opts.Logger.Error("shoal: an answer cannot be encoded", "error", err)
 		return // without a body, which is taken for no answer
 	}
@@ -360,15 +302,15 @@ func (a *answering) send(status int, reply *shoalpb.Reply) {
 		a.begun = true
 		header := a.w.Header()
 		header.Set("Content-Type", mediaType)
-		if reply.GetLoading() == nil && reply.GetItems() == nil {
-			header.Set("Content-Length", strconv.Itoa(body.Len()))
+		if !more {
+			header.Set("Content-Length", strconv.Itoa(len(body)))
 		}
 		a.w.WriteHeader(status)
 	} else {
 		http.NewResponseController(a.w).SetWriteDeadline(time.Now().Add(longestWrite))
 	}
-	a.w.Write(body.Bytes()) // who does not read it is not there any more
-	if reply.GetLoading() != nil || reply.GetItems() != nil {
+	a.w.Write(body) // who does not read it is not there any more
+	if more {
 		http.NewResponseController(a.w).Flush()
 	}
 }
@@ -385,6 +327,9 @@ func (a *answering) refuseWith(status int, r *shoalpb.Refused) {
 
 // patient lifts the deadlines that the server has set for quick answers: a load has its own.
 func (a *answering) patient() {
+	if a.in != nil {
+		return
+	}
 	control := http.NewResponseController(a.w)
 	control.SetReadDeadline(time.Time{})
 	control.SetWriteDeadline(time.Time{})

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -19,43 +20,44 @@ import (
 
 // hello asks the process at addr who it is.
 func (c *Cache) hello(ctx context.Context, addr string) (met *peer, err error) {
-	req := &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: c.introduction()}}
-	err = c.exchange(ctx, addr, req, 0, func(reply *shoalpb.Reply) (bool, error) {
-		h := reply.GetHello()
-		if h == nil || !validWeight(h.Weight) {
-			return false, unexpected(reply)
-		}
-		c.meet(h.GetGroups())
-		met = &peer{
-			Peer:        Peer{ID: string(reply.GetSender().GetId()), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
-			incarnation: reply.GetSender().GetIncarnation(),
-		}
-		return false, nil
-	})
-	return met, err
+	k := c.newCall(c.lineTo(addr), nil, nil, 0)
+	defer k.end()
+	k.alone = true
+	k.req.Op = &shoalpb.Request_Hello{Hello: c.introduction()}
+	reply, err := k.next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := reply.GetHello()
+	if h == nil || !validWeight(h.Weight) {
+		return nil, unexpected(reply)
+	}
+	c.meet(h.GetGroups())
+	return &peer{
+		Peer:        Peer{ID: string(reply.GetSender().GetId()), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
+		incarnation: reply.GetSender().GetIncarnation(),
+	}, nil
 }
 
-// tell sends p a message about group g, and gives answer what comes back, but refusals, which are errors.
-func (c *Cache) tell(ctx context.Context, p *peer, g *group, req *shoalpb.Request, longestLoad time.Duration, answer func(*shoalpb.Reply) (more bool, err error)) error {
+// tell returns a call of p about group g, which must be ended.
+func (c *Cache) tell(p *peer, g *group, longestLoad time.Duration) *call {
 	p.counts.exchanges.Add(1)
-	req.Group, req.Generation = []byte(g.name), g.generation.message()
-	answered := false
-	err := c.exchange(ctx, p.Addr, req, longestLoad, func(reply *shoalpb.Reply) (bool, error) {
-		answered = true
-		if was := reply.GetSender().GetIncarnation(); was != p.incarnation && p.incarnation != 0 {
-			c.peers.noticed(sighting{id: p.ID, incarnation: was}) // somebody else is there now
-		}
-		if r := reply.GetRefused(); r != nil {
-			return false, c.refusal(r)
-		}
-		g.meet(reply.GetGeneration())
-		return answer(reply)
-	})
-	if err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
-		p.counts.failed(err)
-		if !answered {
-			p.counts.silent.Store(true)
-		}
+	if p.line == nil {
+		k := c.newCall(c.lineTo(p.Addr), p, g, longestLoad)
+		k.alone = true
+		return k
+	}
+	return c.newCall(p.line, p, g, longestLoad)
+}
+
+// told sends p a message about group g that has one answer, and gives it that.
+func (c *Cache) told(ctx context.Context, p *peer, g *group, req *shoalpb.Request, longestLoad time.Duration, answer func(*shoalpb.Reply) error) error {
+	k := c.tell(p, g, longestLoad)
+	defer k.end()
+	k.req.Op = req.Op
+	reply, err := k.next(ctx)
+	if err == nil {
+		err = k.blame(answer(reply))
 	}
 	return err
 }
@@ -80,39 +82,48 @@ func parts[T any](c *Cache, all []T, size func(T) int) iter.Seq[[]T] {
 // fetch asks p for the value of key. Its error is that of ctx, ErrNotCached, a *PeerError, or a *PeerError that wraps
 // *notOwner. That there is no value is no error, but in what is found. The question names the version of before, a copy
 // whose lease has ended, if q does.
-func (c *Cache) fetch(ctx context.Context, p *peer, g *group, key string, q question, before entry) (f found, err error) {
+func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *group, key string, q question, before entry) (found, error) {
+	k, goesOn := c.tell(p, g, g.longestLoad(q.want)), false
+	defer func() {
+		if !goesOn {
+			k.end()
+		}
+	}()
+	f := &k.fetch
+	f.Key, f.Callers, f.Over = NewByteView(key).bytes(), uint32(min(q.callers, 1<<30)), int64(q.over)
+	f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly = q.lease, q.have, int64(q.maxAge), q.fresh, q.cachedOnly
+	k.op.Fetch, k.req.Op = f, &k.op
 	sent := c.clock.now()
+	reply, err := k.next(ctx)
+	var result found
 	var failed error
-	err = c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Fetch{Fetch: &shoalpb.Fetch{
-		Key: []byte(key), Callers: uint32(min(q.callers, 1<<30)), Over: int64(q.over), Lease: q.lease, Have: q.have,
-		MaxAge: int64(q.maxAge), Fresh: q.fresh, CachedOnly: q.cachedOnly,
-	}}}, g.longestLoad(q.want), func(reply *shoalpb.Reply) (bool, error) {
-		if same := reply.GetSame(); same != nil && q.have != 0 {
-			g.counts.renewed.Add(1)
-			f = found{entry: before, fetched: true}
-			f.times(sent, same.Ttl, same.Age)
-			f.stale, f.lease = same.Stale, time.Duration(same.Lease)
-			return false, nil
-		}
-		if reply.GetNotCached() != nil {
-			failed = ErrNotCached
-			return false, nil
-		}
-		var err error
-		if f, failed, err = said(reply, sent); err != nil {
-			return false, err
-		}
-		return false, nil
-	})
+	switch same := reply.GetSame(); {
+	case err != nil:
+	case same != nil && q.have != 0:
+		g.counts.renewed.Add(1)
+		result = found{entry: before, fetched: true}
+		result.times(sent, same.Ttl, same.Age)
+		result.stale, result.lease = same.Stale, time.Duration(same.Lease)
+	case reply.GetNotCached() != nil:
+		return found{}, ErrNotCached
+	default:
+		result, failed, err = said(reply, sent)
+		k.blame(err)
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
+		goesOn = flight != nil && flight.GoOn(func(ctx context.Context) error { // the owner is at work for others too
+			defer k.end()
+			_, err := k.next(ctx)
+			return err
+		})
 		return found{}, ctx.Err()
 	case err != nil:
 		return found{}, &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("key %.80q of group %q: %w", key, g.name, err)}
-	case failed != nil && failed != ErrNotCached:
+	case failed != nil:
 		return found{}, &PeerError{Peer: p.Peer, Op: "load", Err: fmt.Errorf("key %.80q of group %q: %w", key, g.name, failed)}
 	}
-	return f, failed
+	return result, nil
 }
 
 // fetchMany asks p for the values of keys, and calls got for those it answers, by their indexes, one at a time. Its
@@ -123,18 +134,33 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 	for i, key := range keys {
 		many.Keys[i] = []byte(key)
 	}
+	k := c.tell(p, g, g.loadTimeout)
+	defer k.end()
+	k.setMany(len(keys))
+	k.req.Op = &shoalpb.Request_FetchMany{FetchMany: many}
 	answered, left := make([]bool, len(keys)), len(keys)
-	err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_FetchMany{FetchMany: many}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
+	var tooLong []int
+	var err error
+	for left > 0 && err == nil {
+		var reply *shoalpb.Reply
+		if reply, err = k.next(ctx); err != nil {
+			break
+		}
 		items := reply.GetItems().GetItems()
 		if len(items) == 0 {
-			return false, unexpected(reply)
+			err = k.blame(unexpected(reply))
 		}
 		for _, item := range items {
 			if uint64(item.Index) >= uint64(len(keys)) || answered[item.Index] {
-				return false, fmt.Errorf("its answer to key %d of %d is not the first", item.Index, len(keys))
+				err = k.blame(fmt.Errorf("its answer to key %d of %d is not the first", item.Index, len(keys)))
+				break
 			}
 			answered[item.Index] = true
 			left--
+			if item.GetApart() != nil {
+				tooLong = append(tooLong, int(item.Index))
+				continue
+			}
 			f, failed, err := said(item, sent)
 			op := "get"
 			if failed != nil {
@@ -149,10 +175,18 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 			}
 			got(int(item.Index), f, err)
 		}
-		return left > 0, nil
-	})
-	if err != nil && ctx.Err() == nil {
+	}
+	if err == nil {
+		k.allIn()
+	} else if ctx.Err() == nil {
 		err = &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("%d keys of group %q: %w", left, g.name, err)}
+	}
+	for _, i := range tooLong {
+		f, err := c.fetch(ctx, nil, p, g, keys[i], question{callers: 1}, entry{})
+		if err == nil {
+			err = f.err
+		}
+		got(i, f, err)
 	}
 	return err
 }
@@ -196,10 +230,10 @@ func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_O
 		w.Changes[j] = &shoalpb.Change{Key: []byte(ch.key), Value: ch.value, Ttl: int64(ch.ttl), Delta: ch.delta}
 	}
 	var done []accepted
-	err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Write{Write: w}}, g.loadTimeout, func(reply *shoalpb.Reply) (bool, error) {
+	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Write{Write: w}}, g.loadTimeout, func(reply *shoalpb.Reply) error {
 		answer := reply.GetWritten()
 		if answer == nil || len(answer.Results) != len(indexes) {
-			return false, unexpected(reply)
+			return unexpected(reply)
 		}
 		var known []*peer
 		for _, k := range answer.Peers {
@@ -219,7 +253,7 @@ func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_O
 			}
 			done = append(done, d)
 		}
-		return false, nil
+		return nil
 	})
 	return done, err
 }
@@ -239,15 +273,15 @@ func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) (
 		for i, s := range some {
 			d.Keys[i] = &shoalpb.Dropping{Key: []byte(s.key), Version: s.version, Acceptor: s.acceptor}
 		}
-		err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: d}}, 0, func(reply *shoalpb.Reply) (bool, error) {
+		err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: d}}, 0, func(reply *shoalpb.Reply) error {
 			dropped := reply.GetDropped()
 			if dropped == nil || len(dropped.Keys) != len(some) {
-				return false, unexpected(reply)
+				return unexpected(reply)
 			}
 			for _, k := range dropped.Keys {
 				all = append(all, c.holders(k.Holders))
 			}
-			return false, nil
+			return nil
 		})
 		if isNoGroup(err) {
 			all, err = append(all, make([][]holder, len(some))...), nil
@@ -261,11 +295,11 @@ func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) (
 
 // dropAll makes p drop whatever the group holds there.
 func (c *Cache) dropAll(ctx context.Context, p *peer, g *group) error {
-	err := c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: &shoalpb.Drop{All: true}}}, 0, func(reply *shoalpb.Reply) (bool, error) {
+	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: &shoalpb.Drop{All: true}}}, 0, func(reply *shoalpb.Reply) error {
 		if reply.GetDropped() == nil {
-			return false, unexpected(reply)
+			return unexpected(reply)
 		}
-		return false, nil
+		return nil
 	})
 	if isNoGroup(err) {
 		return nil
@@ -275,13 +309,13 @@ func (c *Cache) dropAll(ctx context.Context, p *peer, g *group) error {
 
 // purge tells p the generation of g, and reports whether p was ahead of it.
 func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, err error) {
-	err = c.tell(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Purge{Purge: &shoalpb.Purge{}}}, 0, func(reply *shoalpb.Reply) (bool, error) {
+	err = c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Purge{Purge: &shoalpb.Purge{}}}, 0, func(reply *shoalpb.Reply) error {
 		purged := reply.GetPurged()
 		if purged == nil {
-			return false, unexpected(reply)
+			return unexpected(reply)
 		}
 		ahead = purged.Behind
-		return false, nil
+		return nil
 	})
 	if isNoGroup(err) {
 		return false, nil
@@ -305,25 +339,38 @@ func (c *Cache) holders(named []*shoalpb.Holder) []holder {
 	return all
 }
 
-// fetch answers with the value of a key.
-func (a *answering) fetch(ctx context.Context, from *shoalpb.Sender, f *shoalpb.Fetch) {
+// fetch answers with the value of a key, or returns what is left to do.
+func (a *answering) fetch(f *shoalpb.Fetch) (rest func(context.Context, *answering)) {
 	key := NewByteView(f.Key).String()
 	if err := a.c.checkKey(key); err != nil {
 		a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
-		return
+		return nil
 	}
 	q := question{
 		want:    want{maxAge: max(time.Duration(f.MaxAge), 0), fresh: f.Fresh, cachedOnly: f.CachedOnly},
-		from:    a.c.peers.sender(from),
+		from:    a.from,
 		callers: int64(max(f.Callers, 1)),
 		over:    max(time.Duration(f.Over), 0),
 		lease:   f.Lease,
 		have:    f.Have,
 	}
-	result, err := a.group.answer(ctx, key, q, a.loading)
-	if err != nil && ctx.Err() != nil {
-		return // nobody is there any more
+	result, lease, err, ok := a.group.answerNow(key, q)
+	if ok {
+		a.found(&q, result, err)
+		return nil
 	}
+	key = strings.Clone(key)
+	return func(ctx context.Context, a *answering) {
+		a.loading(a.group.longestLoad(q.want))
+		result, err := a.group.answerLater(ctx, key, q, lease)
+		if err == nil || ctx.Err() == nil { // else nobody is there any more
+			a.found(&q, result, err)
+		}
+	}
+}
+
+// found answers with what has come of looking for a key.
+func (a *answering) found(q *question, result found, err error) {
 	other, isOther := err.(*notOwner) // not one that a getter has come across and wrapped
 	switch {
 	case isOther:
@@ -335,26 +382,33 @@ func (a *answering) fetch(ctx context.Context, from *shoalpb.Sender, f *shoalpb.
 	case err != nil:
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Failed{Failed: failed(err)}})
 	case q.have != 0 && result.version == q.have && !result.loaded:
-		v := a.value(result)
+		var v shoalpb.Value
+		a.value(&result, &v)
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Same{Same: &shoalpb.Same{
 			Ttl: v.Ttl, Age: v.Age, Stale: v.Stale, Lease: v.Lease,
 		}}})
+	case a.isTooLong(&result):
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Apart{Apart: &shoalpb.Apart{}}})
+	case a.in != nil:
+		a.in.value(a, &result)
 	default:
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: a.value(result)}})
+		v := new(shoalpb.Value)
+		a.value(&result, v)
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: v}})
 	}
 }
 
-// value says what was found.
-func (a *answering) value(f found) *shoalpb.Value {
+// isTooLong reports whether f would hold up others where the answer goes. What is not kept must be given all the same.
+func (a *answering) isTooLong(f *found) bool { return a.in != nil && f.kept && f.value.Len() > apart }
+
+// value says in v what was found.
+func (a *answering) value(f *found, v *shoalpb.Value) {
 	now := a.c.clock.now()
-	v := &shoalpb.Value{
-		Value: f.value.bytes(), Loaded: f.loaded, Version: f.version,
-		Age: int64(now - f.born), Stale: f.stale, Lease: int64(f.lease),
-	}
+	v.Value, v.Loaded, v.Version = f.value.bytes(), f.loaded, f.version
+	v.Age, v.Stale, v.Lease, v.Ttl = int64(now-f.born), f.stale, int64(f.lease), 0
 	if f.fresh != 0 {
 		v.Ttl = int64(max(f.fresh-now, 1))
 	}
-	return v
 }
 
 func (a *answering) notFound(f found) *shoalpb.NotFound {
@@ -420,8 +474,12 @@ func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
 			item.Answer = &shoalpb.Item_NotFound{NotFound: a.notFound(found)}
 		case err != nil:
 			item.Answer = &shoalpb.Item_Failed{Failed: failed(err)}
+		case a.isTooLong(&found):
+			item.Answer = &shoalpb.Item_Apart{Apart: &shoalpb.Apart{}}
 		default:
-			item.Answer = &shoalpb.Item_Value{Value: a.value(found)}
+			v := new(shoalpb.Value)
+			a.value(&found, v)
+			item.Answer = &shoalpb.Item_Value{Value: v}
 		}
 		if x := item.GetFailed(); x != nil && len(x.Stack) > 0 {
 			if toldStack { // of one call for all of them

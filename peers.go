@@ -84,6 +84,7 @@ type peer struct {
 	Peer
 	incarnation uint64
 	counts      *peerCounts
+	line        *line // nil: none is kept
 }
 
 // newlyMine reports whether key is this process's, and was not throughout the last window.
@@ -120,6 +121,7 @@ type peers struct {
 	place       func([]consistenthash.Member) consistenthash.Map
 	hello       func(ctx context.Context, addr string) (*peer, error) // asks who is there
 	swapped     func(old, new *view)                                  // called after each change of view
+	lineTo      func(addr string) *line
 	log         *slog.Logger
 	clock       *clock
 
@@ -401,6 +403,12 @@ func (p *peers) swap(members []*peer, alone bool) {
 		member := &peer{Peer: m.Peer, incarnation: m.incarnation, counts: new(peerCounts)}
 		if j, known := old.find(m.ID); known {
 			member.counts = old.members[j].counts
+			if same := old.members[j]; same.Addr == m.Addr {
+				member.line = same.line
+			}
+		}
+		if member.line == nil && i != v.self {
+			member.line = p.lineTo(m.Addr)
 		}
 		v.members[i] = member
 	}
@@ -418,6 +426,11 @@ func (p *peers) swap(members []*peer, alone bool) {
 	v.former = append(v.former, last)
 	p.view.Store(v)
 	p.swapped(old, v)
+	for _, m := range old.members {
+		if i, ok := v.find(m.ID); m.line != nil && (!ok || v.members[i].line != m.line) {
+			m.line.close()
+		}
+	}
 }
 
 // others returns the members of the view but this process.

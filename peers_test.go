@@ -38,6 +38,12 @@ func (h *hosts) set(host string, handler http.Handler) {
 }
 
 func (h *hosts) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Header.Get("Upgrade") != "" || r.Header.Get("Content-Type") == streamType {
+		w := httptest.NewRecorder() // as an older version, or what has come in between, might
+		w.Header().Set("Content-Type", mediaType)
+		w.WriteHeader(http.StatusUnsupportedMediaType)
+		return w.Result(), nil
+	}
 	h.asked.Add(1)
 	h.mu.Lock()
 	handler, there := h.handlers[r.URL.Host]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/shoalcache/shoal/shoalpb"
 )
@@ -18,12 +19,17 @@ type generation struct {
 	mu     sync.Mutex // guards what follows, and is held while the group is emptied
 	number uint64
 	by     uint64
+
+	said atomic.Pointer[shoalpb.Generation] // the same, once the group has been emptied; nil: 0
 }
 
-func (g *generation) message() *shoalpb.Generation {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return &shoalpb.Generation{Number: g.number, By: g.by}
+// message returns what is said of the generation; nil: that it is the first.
+func (g *generation) message() *shoalpb.Generation { return g.said.Load() }
+
+// is reports whether g is what another process says of it.
+func (g *generation) is(theirs *shoalpb.Generation) bool {
+	mine := g.said.Load()
+	return mine.GetNumber() == theirs.GetNumber() && mine.GetBy() == theirs.GetBy()
 }
 
 // meet takes note of the generation in which another process sees the group, and reports whether it was a later one, so
@@ -31,6 +37,9 @@ func (g *generation) message() *shoalpb.Generation {
 func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 	number, by := theirs.GetNumber(), theirs.GetBy()
 	mine := &g.generation
+	if mine.is(theirs) {
+		return false
+	}
 	mine.mu.Lock()
 	defer mine.mu.Unlock()
 	switch {
@@ -44,6 +53,7 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 		return false
 	}
 	g.empty()
+	mine.said.Store(&shoalpb.Generation{Number: mine.number, By: mine.by})
 	return true
 }
 
@@ -68,6 +78,7 @@ func (g *group) goOn() {
 	g.generation.number++
 	g.generation.by = g.cache.peers.incarnation
 	g.empty()
+	g.generation.said.Store(&shoalpb.Generation{Number: g.generation.number, By: g.generation.by})
 }
 
 // purge empties the group here and at all peers. If ctx ends, it goes on without the caller.

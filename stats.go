@@ -84,6 +84,9 @@ type PeerStats struct {
 	Exchanges int64 // questions, writes and drops sent to it
 	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
+	// Wire is how it was asked last: by "stream", by "batch", which are several questions in one POST, where a stream
+	// cannot be had, or by "single" POSTs, where not even that is understood; "" if it has not been asked.
+	Wire string
 }
 
 // groupCounts are the counters of GroupStats that the stores do not keep.
@@ -191,6 +194,7 @@ func (p *peer) stats(digest uint64) PeerStats {
 		Agrees:    p.counts.shown.Load() == digest,
 		Exchanges: p.counts.exchanges.Load(),
 		Failures:  p.counts.failures.Load(),
+		Wire:      wayNames[p.line.way.Load()],
 	}
 	if text := p.counts.lastError.Load(); text != nil {
 		s.LastError = *text

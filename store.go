@@ -3,6 +3,7 @@ package shoal
 import (
 	"cmp"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,7 +220,7 @@ func (a *aging) noteLocked(key string, t try) {
 	if a.tries == nil || len(a.tries) >= maxTries {
 		a.tries = make(map[string]try)
 	}
-	a.tries[key] = t
+	a.tries[strings.Clone(key)] = t // it may be part of a message
 	a.tried.Store(int64(len(a.tries)))
 }
 

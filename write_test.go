@@ -547,8 +547,9 @@ func TestWriterDropsWhatItWasLentMeanwhile(t *testing.T) {
 		f.calm(t)
 		want(t, f, 0, key, "old")
 		f.Delay(1, 0, 100*time.Millisecond)
+		long := strings.Repeat("new", 100_000) // so that it goes by a way of its own
 		var wg sync.WaitGroup
-		wg.Go(func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		wg.Go(func() { must(t, f.groups[1].Set(t.Context(), key, long)) })
 		time.Sleep(10 * time.Millisecond)
 		f.Delay(1, 0, 0)
 		want(t, f, 1, key, "old")
@@ -556,7 +557,7 @@ func TestWriterDropsWhatItWasLentMeanwhile(t *testing.T) {
 			t.Error("no copy")
 		}
 		wg.Wait()
-		want(t, f, 1, key, "new")
+		want(t, f, 1, key, long)
 	})
 }
 

@@ -132,7 +132,12 @@ func (t *faulty) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	stream := req.ContentLength != 0 && req.Body != nil && req.GetBody == nil // what is said on it comes bit by bit
+	if stream {
+		req.Body = &faultyBody{req.Body, ctx, t.faults, e.link, func() {}, true}
+	}
+	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -146,7 +151,7 @@ func (t *faulty) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, err
 	}
-	resp.Body = &faultyBody{resp.Body, ctx, t.faults, back, over}
+	resp.Body = &faultyBody{resp.Body, ctx, t.faults, back, over, stream}
 	return resp, nil
 }
 
@@ -157,20 +162,22 @@ func (t *faulty) CloseIdleConnections() {
 	}
 }
 
-// faultyBody is the rest of an answer, which has the same way to go as its beginning. What comes later takes as long.
+// faultyBody is the rest of an answer, which has the same way to go as its beginning, or what is said on a stream. What
+// comes later takes as long. If some of a stream is lost, nothing comes any more, as on a connection that has died.
 type faultyBody struct {
 	io.ReadCloser
 	ctx    context.Context
 	faults *faults
 	link   link
 	over   func()
+	stream bool
 }
 
 func (b *faultyBody) Read(p []byte) (n int, err error) {
 	began := time.Now()
 	n, err = b.ReadCloser.Read(p)
-	delay, fate := b.faults.fate(b.link, false)
-	if fate == nil && delay > 0 && time.Now().After(began) {
+	delay, fate := b.faults.fate(b.link, b.stream)
+	if fate == nil && delay > 0 && (b.stream || time.Now().After(began)) {
 		fate = b.faults.travel(b.ctx, b.link)
 	}
 	if fate == errLost {

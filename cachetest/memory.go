@@ -59,6 +59,9 @@ func (m *memory) RoundTrip(req *http.Request) (*http.Response, error) {
 	stop := context.AfterFunc(req.Context(), cancel)
 	asked := req.Clone(ctx)
 	asked.RequestURI = req.URL.RequestURI()
+	if asked.Body == nil {
+		asked.Body = http.NoBody
+	}
 
 	body := &pipe{more: make(chan struct{}, 1)}
 	w := &responseWriter{out: body, header: make(http.Header), begun: make(chan struct{})}
@@ -180,6 +183,9 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	return w.out.Write(p)
 }
+
+// EnableFullDuplex says that a request's body may be read while the answer is written.
+func (w *responseWriter) EnableFullDuplex() error { return nil }
 
 // Flush implements http.Flusher. Only the header can have been held back.
 func (w *responseWriter) Flush() { w.WriteHeader(http.StatusOK) }

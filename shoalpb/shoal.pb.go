@@ -1539,6 +1539,7 @@ type Item struct {
 	//	*Item_NotFound
 	//	*Item_Failed
 	//	*Item_Refused
+	//	*Item_Apart
 	Answer        isItem_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1624,6 +1625,15 @@ func (x *Item) GetRefused() *Refused {
 	return nil
 }
 
+func (x *Item) GetApart() *Apart {
+	if x != nil {
+		if x, ok := x.Answer.(*Item_Apart); ok {
+			return x.Apart
+		}
+	}
+	return nil
+}
+
 type isItem_Answer interface {
 	isItem_Answer()
 }
@@ -1644,6 +1654,10 @@ type Item_Refused struct {
 	Refused *Refused `protobuf:"bytes,5,opt,name=refused,proto3,oneof"`
 }
 
+type Item_Apart struct {
+	Apart *Apart `protobuf:"bytes,6,opt,name=apart,proto3,oneof"`
+}
+
 func (*Item_Value) isItem_Answer() {}
 
 func (*Item_NotFound) isItem_Answer() {}
@@ -1651,6 +1665,8 @@ func (*Item_NotFound) isItem_Answer() {}
 func (*Item_Failed) isItem_Answer() {}
 
 func (*Item_Refused) isItem_Answer() {}
+
+func (*Item_Apart) isItem_Answer() {}
 
 // A Write changes keys at their owner.
 type Write struct {
@@ -2540,13 +2556,14 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06exited\x18\x03 \x01(\bR\x06exited\x12\x14\n" +
 	"\x05stack\x18\x04 \x01(\fR\x05stack\"-\n" +
 	"\x05Items\x12$\n" +
-	"\x05items\x18\x01 \x03(\v2\x0e.shoal.v1.ItemR\x05items\"\xdd\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x0e.shoal.v1.ItemR\x05items\"\x86\x02\n" +
 	"\x04Item\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12'\n" +
 	"\x05value\x18\x02 \x01(\v2\x0f.shoal.v1.ValueH\x00R\x05value\x121\n" +
 	"\tnot_found\x18\x03 \x01(\v2\x12.shoal.v1.NotFoundH\x00R\bnotFound\x12*\n" +
 	"\x06failed\x18\x04 \x01(\v2\x10.shoal.v1.FailedH\x00R\x06failed\x12-\n" +
-	"\arefused\x18\x05 \x01(\v2\x11.shoal.v1.RefusedH\x00R\arefusedB\b\n" +
+	"\arefused\x18\x05 \x01(\v2\x11.shoal.v1.RefusedH\x00R\arefused\x12'\n" +
+	"\x05apart\x18\x06 \x01(\v2\x0f.shoal.v1.ApartH\x00R\x05apartB\b\n" +
 	"\x06answer\"\x8c\x01\n" +
 	"\x05Write\x12\"\n" +
 	"\x02op\x18\x01 \x01(\x0e2\x12.shoal.v1.Write.OpR\x02op\x12*\n" +
@@ -2704,22 +2721,23 @@ var file_shoal_proto_depIdxs = []int32{
 	13, // 28: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
 	17, // 29: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
 	32, // 30: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
-	0,  // 31: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
-	21, // 32: shoal.v1.Write.changes:type_name -> shoal.v1.Change
-	23, // 33: shoal.v1.Written.results:type_name -> shoal.v1.Result
-	24, // 34: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
-	25, // 35: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
-	17, // 36: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
-	32, // 37: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
-	27, // 38: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	29, // 39: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	25, // 40: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	1,  // 41: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	15, // 31: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
+	0,  // 32: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
+	21, // 33: shoal.v1.Write.changes:type_name -> shoal.v1.Change
+	23, // 34: shoal.v1.Written.results:type_name -> shoal.v1.Result
+	24, // 35: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
+	25, // 36: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
+	17, // 37: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
+	32, // 38: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	27, // 39: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	29, // 40: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	25, // 41: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	1,  // 42: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
@@ -2756,6 +2774,7 @@ func file_shoal_proto_init() {
 		(*Item_NotFound)(nil),
 		(*Item_Failed)(nil),
 		(*Item_Refused)(nil),
+		(*Item_Apart)(nil),
 	}
 	file_shoal_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}

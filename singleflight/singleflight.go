@@ -69,7 +69,7 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, timeout time.Duration, fn f
 
 // Ask is Do for what may not serve anybody who comes after it has begun. If nothing is under way for key, the caller calls
 // fn itself, under its own ctx, in a flight that is sealed; this takes no goroutine and, as a rule, no memory. Those who
-// come meanwhile gather in the next, which is as one of Do's. If the caller's ctx ends, the next begins.
+// come meanwhile gather in the next, which is as one of Do's, and begins when fn has returned; see [Flight.GoOn].
 func (g *Group[K, V]) Ask(ctx context.Context, key K, fn func(context.Context, *Flight[K, V]) (V, error)) (value V, err error) {
 	if err := ctx.Err(); err != nil {
 		return value, err
@@ -91,14 +91,42 @@ func (g *Group[K, V]) Ask(ctx context.Context, key K, fn func(context.Context, *
 	g.mu.Unlock()
 	defer func() {
 		g.mu.Lock()
+		defer g.mu.Unlock()
+		if f.call != nil {
+			return // it goes on
+		}
 		if ctx.Err() == nil { // else its error is for this caller alone
 			f.failNextLocked(err)
 		}
 		f.forgetLocked()
-		g.mu.Unlock()
 		g.own.Put(f)
 	}()
 	return fn(ctx, f)
+}
+
+// GoOn is for a function of Ask whose caller's ctx has ended. If others have gathered behind f, it reports true, and runs
+// rest in a goroutine, under a context that ends when the last of them has left: what has begun need not begin anew for
+// them. The next flight begins when rest has returned, or, if it returns an error, fails with that.
+func (f *Flight[K, V]) GoOn(rest func(context.Context) error) bool {
+	f.group.mu.Lock()
+	defer f.group.mu.Unlock()
+	if f.over || f.call != nil || f.next == nil || f.next.waiters == 0 {
+		return false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.call = &call{cancel: cancel, flights: 1}
+	f.waiters--
+	go func() {
+		err := rest(ctx)
+		f.group.mu.Lock()
+		defer f.group.mu.Unlock()
+		if ctx.Err() == nil {
+			f.failNextLocked(err)
+		}
+		f.forgetLocked()
+		f.letLocked()
+	}()
+	return true
 }
 
 // A Result is what has come of one of many keys.

@@ -1133,6 +1133,8 @@ func TestAskServesNobodyWhoComesLater(t *testing.T) {
 		{"returns", nil, false, 2, nil, 2},
 		{"fails", failed, false, 0, failed, 1},
 		{"is left", context.Canceled, true, 2, nil, 2},
+		{"is left, and goes on", nil, true, 2, nil, 2},
+		{"is left, goes on and fails", failed, true, 0, failed, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1144,6 +1146,13 @@ func TestAskServesNobodyWhoComesLater(t *testing.T) {
 						select {
 						case <-time.After(time.Second):
 						case <-ctx.Done():
+							if test.first != ctx.Err() && !f.GoOn(func(ctx context.Context) error {
+								time.Sleep(time.Second)
+								return test.first
+							}) {
+								t.Error("it does not go on")
+							}
+							return 0, ctx.Err()
 						}
 						return n, test.first
 					}
@@ -1175,6 +1184,44 @@ func TestAskServesNobodyWhoComesLater(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What goes on for those who have gathered ends when the last of them has left.
+func TestAskGoesOnOnlyForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g singleflight.Group[string, int]
+		first, leave := context.WithCancel(t.Context())
+		ended := false
+		fn := func(ctx context.Context, f *singleflight.Flight[string, int]) (int, error) {
+			<-ctx.Done()
+			f.GoOn(func(ctx context.Context) error {
+				<-ctx.Done()
+				ended = true
+				return ctx.Err()
+			})
+			return 0, ctx.Err()
+		}
+		go func() { g.Ask(first, "k", fn) }()
+		synctest.Wait()
+		second, leaveToo := context.WithCancel(t.Context())
+		go func() { g.Ask(second, "k", fn) }()
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		if ended {
+			t.Error("it ends while somebody waits")
+		}
+		leaveToo()
+		synctest.Wait()
+		if !ended || len(g.Keys()) > 0 {
+			t.Errorf("ended: %v, left: %v", ended, g.Keys())
+		}
+		alone, cancel := context.WithCancel(t.Context())
+		cancel()
+		g.Ask(alone, "k", fn)
+		go func() { g.Ask(second, "k", fn) }()
+		synctest.Wait()
+	})
 }
 
 // What Forget has overtaken is not committed, and does not stand in the way of who comes then.

@@ -1,0 +1,323 @@
+package shoal
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// A conversation is several Requests being answered: those of a POST, or of a stream. What memory has is answered at
+// once, by who reads the Requests; what may have to wait, by goroutines. The other end is line.go.
+type conversation struct {
+	c     *Cache
+	ctx   context.Context // ends when nobody is there any more
+	leave context.CancelFunc
+	r     *bufio.Reader
+	write func([]byte) error
+	stop  func() // has reading end
+
+	sender *shoalpb.Sender // who it was at last; of the goroutine that reads
+	fromIn *view           // … as a peer in this view
+	from   *peer
+
+	mu      sync.Mutex // guards what follows
+	room    sync.Cond  // there is room in out again, or err
+	out     []byte     // to be written
+	spare   []byte     // for the next
+	writing bool
+	said    spoken
+	err     error // why nothing is written any more
+	running map[uint32]context.CancelFunc
+	hot     hotReply
+	all     sync.WaitGroup // of running
+}
+
+// hotReply is the memory for a Reply with a Value.
+type hotReply struct {
+	shoalpb.Reply
+	answer shoalpb.Reply_Value
+	value  shoalpb.Value
+}
+
+const (
+	// flushAt is how many bytes of answers are written at once, if so many are there; and maxUnread how many may wait
+	// for a peer to read them before no more of its Requests are.
+	flushAt, maxUnread = 64 << 10, 1 << 20
+)
+
+// upgraded reports whether r asks for a connection that carries a stream.
+func upgraded(r *http.Request) bool {
+	return r.Header.Get("Upgrade") == protocol && strings.EqualFold(r.Header.Get("Connection"), "Upgrade")
+}
+
+// upgrade answers what comes on a connection.
+func (c *Cache) upgrade(w http.ResponseWriter) error {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	v := &conversation{
+		c: c, ctx: ctx, leave: cancel,
+		r: bufio.NewReaderSize(io.MultiReader(io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered())), conn), 32<<10),
+		write: func(b []byte) error {
+			conn.SetWriteDeadline(time.Now().Add(longestWrite))
+			_, err := conn.Write(b)
+			return err
+		},
+		stop: func() { conn.SetReadDeadline(time.Unix(1, 0)) },
+	}
+	v.out = append(v.out, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n"...)
+	v.run(true)
+	return nil
+}
+
+// converse answers the Requests in the body of r, which may go on while it does.
+func (c *Cache) converse(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
+	control.EnableFullDuplex() // HTTP/2 always has it. Where it is missing, answers wait for the last Request
+	control.SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(r.Context())
+	v := &conversation{
+		c: c, ctx: ctx, leave: cancel,
+		r: bufio.NewReaderSize(r.Body, 32<<10),
+		write: func(b []byte) error {
+			control.SetWriteDeadline(time.Now().Add(longestWrite))
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+			return control.Flush()
+		},
+		stop: func() {
+			if control.SetReadDeadline(time.Unix(1, 0)) != nil {
+				r.Body.Close()
+			}
+		},
+	}
+	w.Header().Set("Content-Type", streamType)
+	w.WriteHeader(http.StatusOK)
+	v.run(false)
+}
+
+// run answers what comes until nothing does any more. If none can come after the connection's end, those who wait for
+// answers have gone then.
+func (v *conversation) run(connection bool) {
+	v.room.L = &v.mu
+	v.running = make(map[uint32]context.CancelFunc)
+	end := v.c.conversing(v)
+	defer end()
+	defer v.leave()
+	defer context.AfterFunc(v.ctx, func() { v.failed(context.Canceled) })()
+
+	v.reply(0, &shoalpb.Reply{})
+	v.flush()
+	err := v.read()
+	if err != nil && (err != io.EOF || connection) && !isStopped(err) {
+		v.leave()
+	}
+	v.all.Wait()
+	v.flush()
+}
+
+// isStopped reports whether err is that of reading after stop.
+func isStopped(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout() || errors.Is(err, http.ErrBodyReadAfterClose) || errors.Is(err, io.ErrClosedPipe)
+}
+
+// read answers what comes, and returns why nothing does any more.
+func (v *conversation) read() error {
+	var reader shoalpb.RequestReader
+	a := &answering{c: v.c, in: v}
+	for {
+		if v.r.Buffered() == 0 {
+			v.flush()
+		}
+		data, err := v.next()
+		if err != nil {
+			return err
+		}
+		req, err := reader.Read(data)
+		if err != nil || req.Id == 0 {
+			v.c.refused[shoalpb.Refused_MALFORMED].Add(1)
+			return errMalformed
+		}
+		*a = answering{c: v.c, in: v, id: req.Id}
+		v.answer(a, req)
+	}
+}
+
+var errMalformed = errors.New("not a Request")
+
+// next returns the next message, which is good until the one after it is asked for.
+func (v *conversation) next() ([]byte, error) {
+	size, err := readSize(v.r)
+	if err != nil {
+		return nil, err
+	}
+	if size > uint64(v.c.opts.MaxBodyBytes) {
+		v.c.refused[shoalpb.Refused_TOO_LARGE].Add(1)
+		return nil, errMalformed
+	}
+	if v.r.Buffered() < int(size) {
+		v.flush()
+	}
+	if size <= uint64(v.r.Size()) {
+		data, err := v.r.Peek(int(size))
+		v.r.Discard(len(data)) // the bytes stay where they are until more is read
+		return data, err
+	}
+	return readBytes(v.r, size)
+}
+
+// answer answers one Request.
+func (v *conversation) answer(a *answering, req *shoalpb.Request) {
+	v.c.requests.Add(1)
+	if req.Sender != nil {
+		v.sender = proto.CloneOf(req.Sender)
+	}
+	if seen := v.c.peers.view.Load(); req.Sender != nil || seen != v.fromIn {
+		v.c.heard(v.sender)
+		v.fromIn, v.from = seen, v.c.peers.sender(v.sender)
+	}
+	if req.GetCancel() != nil {
+		v.mu.Lock()
+		cancel := v.running[req.Id]
+		v.mu.Unlock()
+		if cancel != nil {
+			cancel()
+		}
+		return
+	}
+	if v.c.closed.Load() {
+		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_SHUT_DOWN, "it has left its peers")
+		return
+	}
+	a.sender, a.from = v.sender, v.from
+	rest := a.answer(req)
+	if rest == nil {
+		return
+	}
+	if !v.c.slots.TryAcquire(1) {
+		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_OVERLOADED, "MaxRequests, %d, are being answered", v.c.opts.MaxRequests)
+		return
+	}
+	var ctx context.Context
+	var cancel context.CancelFunc
+	if within := time.Duration(req.Within); within > 0 && within < math.MaxInt64/2 {
+		ctx, cancel = context.WithTimeout(v.ctx, within+within/8+10*time.Millisecond) // the asker will have said so first
+	} else {
+		ctx, cancel = context.WithCancel(v.ctx)
+	}
+	id := req.Id
+	v.mu.Lock()
+	v.running[id] = cancel
+	v.mu.Unlock()
+	own := *a // a is used again
+	v.all.Go(func() {
+		defer v.c.slots.Release(1)
+		defer cancel()
+		rest(ctx, &own)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.running, id)
+		v.flushLocked()
+	})
+}
+
+// reply puts a reply to the Request of that id among what is to be written.
+func (v *conversation) reply(id uint32, reply *shoalpb.Reply) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.replyLocked(id, reply)
+}
+
+// value is reply for a Value, without allocating.
+func (v *conversation) value(a *answering, f *found) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	a.value(f, &v.hot.value)
+	v.hot.answer.Value, v.hot.Answer, v.hot.Generation = &v.hot.value, &v.hot.answer, a.group.generation.message()
+	v.replyLocked(a.id, &v.hot.Reply)
+	v.hot.value.Value = nil
+}
+
+func (v *conversation) replyLocked(id uint32, reply *shoalpb.Reply) {
+	for len(v.out) > maxUnread && v.err == nil {
+		if v.writing {
+			v.room.Wait()
+		} else {
+			v.flushLocked()
+		}
+	}
+	if v.err != nil {
+		return
+	}
+	reply.Id, reply.Sender = id, v.c.news(&v.said)
+	out, err := shoalpb.AppendReply(v.out, reply)
+	if err != nil {
+		v.c.opts.Logger.Error("shoal: an answer cannot be encoded", "error", err)
+		v.failedLocked(err)
+		return
+	}
+	if v.out = out; len(out) >= flushAt {
+		v.flushLocked()
+	}
+}
+
+func (v *conversation) flush() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.flushLocked()
+}
+
+// flushLocked writes what there is, unless somebody else is doing so, who will. It lets go of the lock while it writes.
+func (v *conversation) flushLocked() {
+	if v.writing {
+		return
+	}
+	v.writing = true
+	for len(v.out) > 0 && v.err == nil {
+		b := v.out
+		v.out, v.spare = v.spare[:0], nil
+		v.mu.Unlock()
+		err := v.write(b)
+		v.mu.Lock()
+		if cap(b) <= 2*flushAt {
+			v.spare = b
+		}
+		if err != nil {
+			v.failedLocked(err)
+		}
+		v.room.Broadcast()
+	}
+	v.writing = false
+}
+
+func (v *conversation) failed(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.failedLocked(err)
+}
+
+func (v *conversation) failedLocked(err error) {
+	if v.err == nil {
+		v.err = err
+		v.room.Broadcast()
+		go v.leave()
+	}
+}

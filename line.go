@@ -1,0 +1,920 @@
+package shoal
+
+// line.go: how a peer is asked. A call is one question; a wire carries calls there, and brings back the answers; a line
+// finds a wire for each call. The other end is conversation.go.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+const (
+	// apart is how long a message on a stream may be. What is longer goes in a POST of its own, or it would hold up what
+	// comes behind it: 128 KiB take 0.1 ms at 10 Gbit/s, and 1 ms at 1.
+	apart = 128 << 10
+	// maxCalls is how many calls may be under way on a wire, and maxUnsent how many bytes of theirs may wait to be sent.
+	maxCalls, maxUnsent = 1<<15 - 1, 4 << 20
+	// A peer is asked over another stream, up to maxStreams, when busyStream calls are under way on each.
+	maxStreams, busyStream = 4, 256
+	// maxPosts is how many POSTs of several calls may be without an answer at once. Who comes then waits for the next.
+	maxPosts = 2
+	// A stream that nobody has used for idleStream is closed.
+	idleStream = 90 * time.Second
+	// Where no stream could be had, it is tried again after firstStream, then twice that, and so on up to lastStream, each
+	// time cut at random by up to a half.
+	firstStream, lastStream = time.Second, time.Minute
+)
+
+// A call is a question to the process at an address, and its answers.
+type call struct {
+	cache       *Cache
+	line        *line
+	peer        *peer  // whom it asks; nil: whoever is there
+	group       *group // nil: none
+	longestLoad time.Duration
+	alone       bool // it needs a POST of its own
+	many        bool // it may have several answers
+
+	req    shoalpb.Request
+	fetch  shoalpb.Fetch
+	op     shoalpb.Request_Fetch
+	reader shoalpb.ReplyReader
+
+	wire     *wire // that carries it now
+	again    bool  // it has been sent a second time
+	answered bool  // something has come
+
+	in chan arrival
+
+	id     uint32        // on the wire. It and what follows are guarded by the wire's lock
+	due    time.Duration // when it is given up
+	load   time.Duration // how long it may be silent beyond PeerTimeout
+	worded bool          // something has come
+	done   bool          // all has come
+}
+
+// An arrival is what the wire has for a call: a Reply, or the reason why there will be none.
+type arrival struct {
+	data []byte
+	err  error
+}
+
+// newCall returns a call whose req has no Op yet. It must be ended.
+func (c *Cache) newCall(l *line, p *peer, g *group, longestLoad time.Duration) *call {
+	k, _ := c.calls.Get().(*call)
+	if k == nil {
+		k = &call{in: make(chan arrival, 3)}
+	}
+	k.cache, k.line, k.peer, k.group, k.longestLoad = c, l, p, g, longestLoad
+	if g != nil {
+		k.req.Group, k.req.Generation = g.nameBytes, g.generation.message()
+	}
+	return k
+}
+
+// setMany says that n answers may come.
+func (k *call) setMany(n int) {
+	k.many = true
+	k.in = make(chan arrival, n+2)
+}
+
+// end must be called once nobody waits for answers any more. What next has returned is not good any longer, but for the
+// bytes in it.
+func (k *call) end() {
+	if k.wire != nil {
+		k.wire.drop(k)
+	}
+	for len(k.in) > 0 {
+		<-k.in
+	}
+	if k.many {
+		return
+	}
+	c := k.cache
+	k.line, k.peer, k.group, k.wire = nil, nil, nil, nil
+	k.alone, k.again, k.answered, k.worded, k.done = false, false, false, false, false
+	k.req.Op, k.req.Group, k.req.Generation, k.req.Sender, k.req.Within = nil, nil, nil, nil, 0
+	k.fetch.Key = nil
+	c.calls.Put(k)
+}
+
+// allIn says that no more answers are to come.
+func (k *call) allIn() {
+	k.wire.mu.Lock()
+	defer k.wire.mu.Unlock()
+	k.done = true
+}
+
+// blame counts err, if it is one, as the peer's.
+func (k *call) blame(err error) error {
+	if err != nil {
+		k.peer.counts.failed(err)
+	}
+	return err
+}
+
+// next sends the question, if that has not been done, and returns the next answer. It gives up when nothing has come from
+// there for PeerTimeout; after word that something is being loaded, for as long as that may take, at most longestLoad, and
+// PeerTimeout. Refusals are errors.
+func (k *call) next(ctx context.Context) (*shoalpb.Reply, error) {
+	reply, err := k.receive(ctx)
+	if k.peer != nil && err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
+		k.peer.counts.failed(err)
+		if !k.answered {
+			k.peer.counts.silent.Store(true)
+		}
+	}
+	return reply, err
+}
+
+func (k *call) receive(ctx context.Context) (*shoalpb.Reply, error) {
+	if k.wire == nil {
+		if deadline, ok := ctx.Deadline(); ok {
+			k.req.Within = int64(max(time.Until(deadline), 1))
+		}
+		if err := k.line.send(k); err != nil {
+			return nil, err
+		}
+	}
+	for {
+		var a arrival
+		select {
+		case a = <-k.in:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if a.err != nil {
+			// Asking twice does no harm, but where something is written.
+			once := errors.Is(a.err, errEnded) && k.req.GetWrite() == nil || a.err == errNotUnderstood
+			if once && !k.answered && !k.again {
+				if err := k.sendAlone(); err != nil {
+					return nil, err
+				}
+				k.again = true
+				continue
+			}
+			return nil, a.err
+		}
+		reply, err := k.reader.Read(a.data)
+		if err != nil {
+			return nil, fmt.Errorf("read the answer: %w", err)
+		}
+		k.answered = true
+		if loading := reply.GetLoading(); loading != nil && k.longestLoad > 0 { // once
+			k.wire.patient(k, min(max(time.Duration(loading.Longest), 0), k.longestLoad))
+			k.longestLoad = 0
+			continue
+		}
+		if reply.GetApart() != nil && !k.alone {
+			if err := k.sendAlone(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		return reply, k.check(reply)
+	}
+}
+
+// sendAlone sends k once more, in a POST of its own.
+func (k *call) sendAlone() error {
+	k.wire.drop(k)
+	k.alone = true
+	return k.line.send(k)
+}
+
+// check does what is to be done with any reply, and returns the error that it is, if it is one.
+func (k *call) check(reply *shoalpb.Reply) error {
+	if k.peer == nil {
+		return nil
+	}
+	if was := k.wire.incarnation.Load(); was != k.peer.incarnation && k.peer.incarnation != 0 {
+		k.cache.peers.noticed(sighting{id: k.peer.ID, incarnation: was}) // somebody else is there now
+	}
+	if k.peer.counts.silent.Load() { // on a stream, it has not said who it is again
+		k.peer.counts.silent.Store(false)
+		k.cache.hints.heard(k.peer.ID)
+	}
+	if r := reply.GetRefused(); r != nil {
+		return k.cache.refusal(r)
+	}
+	k.group.meet(reply.GetGeneration())
+	return nil
+}
+
+// A line is how the process at an address is asked: over a few streams if it can be, which are opened when they are
+// needed; else by POSTs of what has come together while others were under way; or else by one POST each.
+type line struct {
+	cache *Cache
+	addr  string
+	way   atomic.Int32 // that the last call has gone
+
+	mu      sync.Mutex // guards what follows
+	streams []*wire
+	opening bool
+	retry   time.Duration // no stream is tried before
+	fails   int           // to open one, in a row
+	single  time.Duration // until when several calls in one POST are not tried, which have not been understood
+	posts   int           // of several calls, without an answer yet
+	next    *wire         // gathers for the next
+	closed  bool          // no stream is opened any more
+}
+
+const (
+	byNothing = iota
+	bySingle
+	byBatch
+	byStream
+)
+
+var wayNames = [...]string{byNothing: "", bySingle: "single", byBatch: "batch", byStream: "stream"}
+
+var (
+	// errBusy is the error of a call that would make more wait than there is room for.
+	errBusy = errors.New("too much is under way to it already")
+	// errEnded is why a call on a stream has no answer when the stream has ended.
+	errEnded = errors.New("the stream has ended")
+	// errNotUnderstood is why calls in one POST have no answer where only single ones are understood.
+	errNotUnderstood = errors.New("several questions in one request are not understood there")
+)
+
+func (c *Cache) lineTo(addr string) *line { return &line{cache: c, addr: addr} }
+
+// send finds a wire for k, and sends it.
+func (l *line) send(k *call) error {
+	if _, hot := k.req.Op.(*shoalpb.Request_Fetch); !hot && !k.alone {
+		k.alone = proto.Size(&k.req) > apart
+	}
+	for {
+		w, begin := l.wire(k)
+		err := w.send(k)
+		if begin {
+			go w.post()
+		}
+		if err != errEnded {
+			return err
+		}
+	}
+}
+
+// wire returns the wire that k goes by, and whether it is a POST that can begin when k is in it.
+func (l *line) wire(k *call) (w *wire, begin bool) {
+	if k.alone {
+		return l.newWire(false), true
+	}
+	now := l.cache.clock.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.streams {
+		if n := s.inFlight.Load(); w == nil || n < w.inFlight.Load() {
+			w = s
+		}
+	}
+	if w == nil || w.inFlight.Load() >= busyStream && len(l.streams) < maxStreams {
+		if !l.opening && !l.closed && now >= l.retry {
+			l.opening = true
+			go l.open()
+		}
+	}
+	switch {
+	case w != nil:
+		l.way.Store(byStream)
+	case now < l.single:
+		l.way.Store(bySingle)
+		return l.newWire(false), true
+	case l.posts < maxPosts:
+		l.way.Store(byBatch)
+		l.posts++
+		return l.newWire(true), true
+	default:
+		if l.next == nil {
+			l.next = l.newWire(true)
+		}
+		w = l.next
+	}
+	return w, false
+}
+
+// posted takes note that the calls of a POST have had a word, each of them, and begins the next.
+func (l *line) posted() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next != nil {
+		go l.next.post()
+		l.next = nil
+	} else {
+		l.posts--
+	}
+}
+
+// onlySingle takes note that several calls in one POST are not understood there.
+func (l *line) onlySingle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.single = l.cache.clock.now() + lastStream
+}
+
+// ended takes note that w, if it is a stream, carries no calls any more.
+func (l *line) ended(w *wire) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.streams = slices.DeleteFunc(l.streams, func(s *wire) bool { return s == w })
+}
+
+// close ends the streams as soon as they carry nothing, and has no more opened.
+func (l *line) close() {
+	l.mu.Lock()
+	streams := l.streams
+	l.streams, l.closed = nil, true
+	l.mu.Unlock()
+	for _, w := range streams {
+		w.retire()
+	}
+}
+
+// open opens a stream.
+func (l *line) open() {
+	w, err := l.dial()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.opening = false
+	switch {
+	case err != nil:
+		wait := min(firstStream<<min(l.fails, 16), lastStream)
+		l.fails++
+		l.retry = l.cache.clock.now() + wait - rand.N(wait/2)
+	case l.closed:
+		go w.retire()
+	default:
+		l.fails = 0
+		l.streams = append(l.streams, w)
+	}
+}
+
+// dial opens a stream: by an upgrade of a connection, which only HTTP/1.1 has, or else by a POST whose body goes on while
+// the answer comes. (The first took 20% less CPU in bench/remote for 16 callers.)
+func (l *line) dial() (*wire, error) {
+	w := l.newWire(true)
+	w.stream, w.wake = true, make(chan struct{}, 1)
+	dead := context.AfterFunc(l.cache.life, func() { w.fail(errShutDown) })
+	late := time.AfterFunc(l.cache.opts.PeerTimeout, func() { w.cancel(context.DeadlineExceeded) })
+	from, err := w.upgrade()
+	if err != nil {
+		from, err = w.duplex()
+	}
+	var r *bufio.Reader
+	if err == nil {
+		r = w.reader(from)
+		err = w.take(r) // a first word, which shows that what is said there comes here
+	}
+	if !late.Stop() && err == nil {
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
+		dead()
+		w.fail(err)
+		return nil, err
+	}
+	w.over = dead
+	go w.write()
+	go func() { w.fail(fmt.Errorf("%w: %w", errEnded, w.read(r))) }()
+	return w, nil
+}
+
+// A wire carries calls to a process, and their answers back: a stream, or one POST.
+type wire struct {
+	line        *line
+	cache       *Cache
+	several     bool // calls have ids
+	stream      bool
+	ctx         context.Context
+	cancel      context.CancelCauseFunc
+	to          io.WriteCloser  // of a stream: where calls are written
+	over        func() bool     // undoes what is to happen at the end
+	wake        chan struct{}   // has an element when there is something to write
+	incarnation atomic.Uint64   // of whom it leads to
+	heard       atomic.Int64    // when, on the clock, anything has come
+	inFlight    atomic.Int64    // calls; changed under mu
+	sender      *shoalpb.Sender // who it was at last; of the goroutine that reads
+	heardIn     *view           // that was taken note of in this view
+
+	mu       sync.Mutex // guards what follows
+	slots    []slot     // the first stays empty
+	free     []uint16   // of slots
+	waiting  int        // calls that have had no word yet
+	begun    bool       // a POST: nothing can be added
+	worded   bool       // … it has been said that its calls have all had a word
+	out      []byte     // to be written
+	spare    []byte     // for the next
+	writing  bool
+	said     spoken
+	err      error // why it carries nothing any more
+	retired  bool  // it ends with its last call
+	lookAt   time.Duration
+	look     *time.Timer
+	lastUsed time.Duration
+}
+
+// A slot has the call whose id is turn<<16 and the slot's number. A late answer to one that had the slot before has
+// another turn.
+type slot struct {
+	call *call
+	turn uint16
+}
+
+func (l *line) newWire(several bool) *wire {
+	w := &wire{line: l, cache: l.cache, several: several, slots: make([]slot, 1, 2)}
+	w.ctx, w.cancel = context.WithCancelCause(context.Background())
+	return w
+}
+
+// send puts k on the wire. Its error is errEnded if there must be another wire for k.
+func (w *wire) send(k *call) error {
+	now := w.cache.clock.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.err != nil || w.begun || w.retired:
+		return errEnded
+	case len(w.slots) > maxCalls && len(w.free) == 0 || len(w.out) > maxUnsent:
+		return errBusy
+	}
+	var i uint16
+	if n := len(w.free); n > 0 {
+		i = w.free[n-1]
+		w.free = w.free[:n-1]
+	} else {
+		i = uint16(len(w.slots))
+		w.slots = append(w.slots, slot{})
+	}
+	s := &w.slots[i]
+	s.call = k
+	s.turn++
+	w.inFlight.Add(1)
+	w.waiting++
+	k.wire, k.worded = w, false
+	k.id = uint32(s.turn)<<16 | uint32(i)
+	k.due, k.load = now+w.cache.opts.PeerTimeout, 0
+	w.lookLocked(k.due, now)
+
+	var err error
+	k.req.Id, k.req.Sender = 0, nil
+	if w.several {
+		k.req.Id, k.req.Sender = k.id, w.cache.news(&w.said)
+		w.out, err = shoalpb.AppendRequest(w.out, &k.req)
+	} else {
+		k.req.Sender = w.cache.news(&w.said)
+		w.out, err = proto.MarshalOptions{}.MarshalAppend(w.out, &k.req)
+	}
+	if err != nil {
+		w.freeLocked(k)
+		return err
+	}
+	w.wakeLocked()
+	return nil
+}
+
+func (w *wire) wakeLocked() {
+	if w.stream && !w.writing {
+		w.writing = true
+		w.wake <- struct{}{}
+	}
+}
+
+// lookLocked has the wire looked after at that time, or before.
+func (w *wire) lookLocked(at, now time.Duration) {
+	if w.look == nil {
+		w.look = time.AfterFunc(at-now, w.lookAfter)
+	} else if at < w.lookAt || w.lookAt == 0 {
+		w.look.Reset(at - now)
+	} else {
+		return
+	}
+	w.lookAt = at
+}
+
+// holdsLocked reports whether k still waits for something from w.
+func (w *wire) holdsLocked(k *call) bool {
+	i := k.id & 0xffff
+	return k.wire == w && int(i) < len(w.slots) && w.slots[i].call == k
+}
+
+// freeLocked takes k, which w holds, off the wire.
+func (w *wire) freeLocked(k *call) {
+	w.wordLocked(k)
+	i := uint16(k.id)
+	w.slots[i].call = nil
+	w.free = append(w.free, i)
+	w.inFlight.Add(-1)
+	w.lastUsed = w.cache.clock.now()
+	if w.retired && w.inFlight.Load() == 0 {
+		go w.fail(errEnded)
+	}
+}
+
+// wordLocked takes note that something has come of k.
+func (w *wire) wordLocked(k *call) {
+	if k.worded {
+		return
+	}
+	k.worded = true
+	w.waiting--
+	w.wordedLocked()
+}
+
+func (w *wire) wordedLocked() {
+	if w.several && !w.stream && w.begun && w.waiting == 0 && !w.worded {
+		w.worded = true
+		go w.line.posted()
+	}
+}
+
+// drop takes k off the wire, whose caller does not wait any more, and lets the other side know.
+func (w *wire) drop(k *call) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.holdsLocked(k) {
+		return
+	}
+	w.freeLocked(k)
+	switch {
+	case k.done:
+	case w.stream && w.err == nil:
+		w.out, _ = shoalpb.AppendRequest(w.out, &shoalpb.Request{Id: k.id, Op: &shoalpb.Request_Cancel{Cancel: &shoalpb.Cancel{}}})
+		w.wakeLocked()
+	case !w.stream && w.begun && w.inFlight.Load() == 0:
+		w.cancel(context.Canceled)
+	}
+}
+
+// patient gives k as long as a load takes.
+func (w *wire) patient(k *call, longest time.Duration) {
+	now := w.cache.clock.now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k.load = longest
+	k.due = now + w.cache.opts.PeerTimeout + k.load
+}
+
+// lookAfter gives up calls that have waited too long, and ends a stream that is not used.
+func (w *wire) lookAfter() {
+	patience := w.cache.opts.PeerTimeout
+	now := w.cache.clock.now()
+	heard := time.Duration(w.heard.Load())
+	next := now + idleStream
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return
+	}
+	gaveUp := false
+	for i := range w.slots {
+		k := w.slots[i].call
+		if k == nil {
+			continue
+		}
+		// What comes for others may be in the way of what comes for k, but not without end.
+		due := max(k.due, heard+patience)
+		if w.stream {
+			due = min(due, k.due+mostBehind*patience)
+		}
+		if due > now {
+			next = min(next, due)
+			continue
+		}
+		gaveUp = true
+		w.freeLocked(k)
+		k.arrive(arrival{err: fmt.Errorf("nothing has come from there for PeerTimeout, %v", patience)})
+	}
+	silent := gaveUp && heard+patience <= now
+	switch idle := w.inFlight.Load() == 0; {
+	case w.stream && silent: // nobody else is to wait for it
+		go w.retire()
+	case w.stream && idle && now-w.lastUsed >= idleStream, !w.stream && idle && w.begun:
+		go w.fail(errEnded)
+	case w.stream && idle:
+		next = w.lastUsed + idleStream
+	case idle:
+		w.lookAt = 0
+		return
+	}
+	w.lookAt = next
+	w.look.Reset(next - now)
+}
+
+// mostBehind is how many PeerTimeouts a call may wait longer while answers to others come.
+const mostBehind = 9
+
+// retire has no more calls put on the wire, and ends it with its last.
+func (w *wire) retire() {
+	w.line.ended(w)
+	w.mu.Lock()
+	w.retired = true
+	idle := w.inFlight.Load() == 0
+	w.mu.Unlock()
+	if idle {
+		w.fail(errEnded)
+	}
+}
+
+// fail ends the wire.
+func (w *wire) fail(err error) {
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.err = err
+	for i := range w.slots {
+		if k := w.slots[i].call; k != nil {
+			w.freeLocked(k)
+			k.arrive(arrival{err: err})
+		}
+	}
+	w.begun = true
+	w.wordedLocked()
+	if w.look != nil {
+		w.look.Stop()
+	}
+	if w.wake != nil && !w.writing {
+		w.writing = true
+		w.wake <- struct{}{}
+	}
+	w.mu.Unlock()
+	w.line.ended(w)
+	w.cancel(err)
+	if w.to != nil {
+		w.to.Close()
+	}
+	if w.over != nil {
+		w.over()
+	}
+}
+
+// arrive gives k what has come for it. It does not wait: there is room for all that may come.
+func (k *call) arrive(a arrival) {
+	select {
+	case k.in <- a:
+	default:
+	}
+}
+
+// write writes what is put on a stream. It is a goroutine of its own, for the callers must be able to leave; while it
+// writes, more comes together.
+func (w *wire) write() {
+	for range w.wake {
+		if w.inFlight.Load() > 1 {
+			runtime.Gosched() // others may be about to add something
+		}
+		for {
+			w.mu.Lock()
+			if len(w.out) == 0 || w.err != nil {
+				w.writing = false
+				ended := w.err != nil
+				w.mu.Unlock()
+				if ended {
+					return
+				}
+				break
+			}
+			b := w.out
+			w.out = w.spare[:0]
+			w.spare = nil
+			w.mu.Unlock()
+			if _, err := w.to.Write(b); err != nil {
+				w.fail(fmt.Errorf("%w: %w", errEnded, err))
+			}
+			w.mu.Lock()
+			if cap(b) <= apart {
+				w.spare = b
+			}
+			w.mu.Unlock()
+		}
+	}
+}
+
+// upgrade makes a stream of a connection, and returns what is to be read from it.
+func (w *wire) upgrade() (io.Reader, error) {
+	post, err := w.request(nil)
+	if err != nil {
+		return nil, err
+	}
+	post.Header.Set("Connection", "Upgrade")
+	post.Header.Set("Upgrade", protocol)
+	resp, err := w.cache.opts.Transport.RoundTrip(post)
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != protocol {
+		resp.Body.Close()
+		return nil, fmt.Errorf("no upgrade: %s", resp.Status)
+	}
+	w.to = conn
+	context.AfterFunc(w.ctx, func() { conn.Close() })
+	return conn, nil
+}
+
+// duplex makes a stream of a request that goes on while the answer comes.
+func (w *wire) duplex() (io.Reader, error) {
+	body, to := io.Pipe()
+	post, err := w.request(body)
+	if err != nil {
+		return nil, err
+	}
+	post.Header.Set("Content-Type", streamType)
+	resp, err := w.cache.opts.Transport.RoundTrip(post)
+	if err != nil {
+		body.CloseWithError(err)
+		return nil, err
+	}
+	if got := resp.Header.Get("Content-Type"); got != streamType || resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		body.CloseWithError(errEnded)
+		return nil, fmt.Errorf("no stream: %s, Content-Type %q", resp.Status, got)
+	}
+	w.to = to
+	context.AfterFunc(w.ctx, func() {
+		body.CloseWithError(errEnded)
+		resp.Body.Close()
+	})
+	return resp.Body, nil
+}
+
+// request returns a POST to where w leads.
+func (w *wire) request(body io.Reader) (*http.Request, error) {
+	to, err := target(w.line.addr)
+	if err != nil {
+		return nil, err
+	}
+	return http.NewRequestWithContext(w.ctx, http.MethodPost, to.String(), body)
+}
+
+// post sends what has been put on w, and takes in the answers.
+func (w *wire) post() {
+	w.mu.Lock()
+	w.begun = true
+	body, writes := w.out, false
+	for _, s := range w.slots {
+		writes = writes || s.call != nil && s.call.req.GetWrite() != nil
+	}
+	nobody := w.inFlight.Load() == 0
+	w.wordedLocked()
+	w.mu.Unlock()
+	if nobody {
+		w.fail(errEnded)
+		return
+	}
+	w.fail(w.exchange(body, !writes))
+}
+
+// exchange posts body, and returns why there are no more answers.
+func (w *wire) exchange(body []byte, again bool) error {
+	post, err := w.request(bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	wanted := mediaType
+	if w.several {
+		wanted = streamType
+	}
+	post.Header.Set("Content-Type", wanted)
+	if again {
+		// Asking twice does no harm, so net/http may do it when a kept connection turns out to be dead. The nil says so
+		// without being sent.
+		post.Header["Idempotency-Key"] = nil
+	}
+	resp, err := w.cache.opts.Transport.RoundTrip(post) // no http.Client: a redirect is not followed, it is not Shoal's answer
+	if err != nil {
+		return causeOf(w.ctx, err)
+	}
+	defer resp.Body.Close()
+	switch got := resp.Header.Get("Content-Type"); {
+	case got == wanted:
+	case got == mediaType && resp.StatusCode == http.StatusUnsupportedMediaType:
+		w.line.onlySingle()
+		return errNotUnderstood
+	case got == mediaType: // one answer to all of it
+		w.mu.Lock()
+		w.several = false
+		w.mu.Unlock()
+	default:
+		return fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
+	}
+	return w.read(w.reader(resp.Body))
+}
+
+// reader returns a reader for take that notes when anything has come.
+func (w *wire) reader(from io.Reader) *bufio.Reader {
+	return bufio.NewReaderSize(heedful{from, w}, 32<<10)
+}
+
+type heedful struct {
+	io.Reader
+	wire *wire
+}
+
+func (r heedful) Read(p []byte) (n int, err error) {
+	n, err = r.Reader.Read(p)
+	if n > 0 {
+		r.wire.heard.Store(int64(r.wire.cache.clock.now()))
+	}
+	return n, err
+}
+
+// read takes what comes until nothing does any more, and returns why.
+func (w *wire) read(r *bufio.Reader) error {
+	for {
+		if err := w.take(r); err != nil {
+			return fmt.Errorf("read the answer: %w", causeOf(w.ctx, err))
+		}
+	}
+}
+
+// take reads a Reply, and gives it to the call that waits for it.
+func (w *wire) take(r *bufio.Reader) error {
+	data, err := readMessage(r, w.cache.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	e, ok := shoalpb.ReadEnvelope(data)
+	if !ok {
+		return errors.New("it is not a Reply")
+	}
+	if e.Sender != nil {
+		w.sender = new(shoalpb.Sender)
+		if err := proto.Unmarshal(e.Sender, w.sender); err != nil {
+			return err
+		}
+		w.incarnation.Store(w.sender.GetIncarnation())
+	}
+	if v := w.cache.peers.view.Load(); e.Sender != nil || v != w.heardIn {
+		w.heardIn = v
+		w.cache.heard(w.sender)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.several { // all have this answer
+		for i := range w.slots {
+			if k := w.slots[i].call; k != nil {
+				w.deliverLocked(k, data, e.Loading)
+			}
+		}
+	} else if i := int(e.ID & 0xffff); i < len(w.slots) && w.slots[i].turn == uint16(e.ID>>16) && w.slots[i].call != nil {
+		w.deliverLocked(w.slots[i].call, data, e.Loading)
+	}
+	return nil
+}
+
+func (w *wire) deliverLocked(k *call, data []byte, more bool) {
+	w.wordLocked(k)
+	if !k.many && !more {
+		k.done = true
+		w.freeLocked(k)
+	}
+	k.due = time.Duration(w.heard.Load()) + w.cache.opts.PeerTimeout + k.load
+	k.arrive(arrival{data: data})
+}
+
+// readMessage reads a message after its length.
+func readMessage(r *bufio.Reader, most int64) ([]byte, error) {
+	size, err := readSize(r)
+	if err != nil {
+		return nil, err
+	}
+	if size > uint64(most) {
+		return nil, fmt.Errorf("%d bytes are more than MaxBodyBytes, %d", size, most)
+	}
+	return readBytes(r, size)
+}
+
+// readSize reads the length before a message. Its error is io.EOF only if there is nothing at all.
+func readSize(r *bufio.Reader) (uint64, error) { return binary.ReadUvarint(r) }
+
+// readBytes reads size bytes. It takes memory as bytes come, not as they are announced.
+func readBytes(r *bufio.Reader, size uint64) ([]byte, error) {
+	if size <= 1<<20 {
+		data := make([]byte, size)
+		_, err := io.ReadFull(r, data)
+		return data, err
+	}
+	var data bytes.Buffer
+	data.Grow(1 << 20)
+	_, err := io.CopyN(&data, r, int64(size))
+	return data.Bytes(), err
+}
