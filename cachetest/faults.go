@@ -133,7 +133,7 @@ func (t *faulty) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	req = req.WithContext(ctx)
-	stream := req.ContentLength != 0 && req.Body != nil && req.GetBody == nil // what is said on it comes bit by bit
+	stream := req.Body != nil && req.GetBody == nil // what is said on it comes bit by bit
 	if stream {
 		req.Body = &faultyBody{req.Body, ctx, t.faults, e.link, func() {}, true}
 	}
