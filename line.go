@@ -733,6 +733,7 @@ func (w *wire) upgrade() (io.Reader, error) {
 // duplex makes a stream of a request that goes on while the answer comes.
 func (w *wire) duplex() (io.Reader, error) {
 	body, to := io.Pipe()
+	context.AfterFunc(w.ctx, func() { body.CloseWithError(errEnded) }) // the transport may wait for it
 	post, err := w.request(body)
 	if err != nil {
 		return nil, err
@@ -749,10 +750,7 @@ func (w *wire) duplex() (io.Reader, error) {
 		return nil, fmt.Errorf("no stream: %s, Content-Type %q", resp.Status, got)
 	}
 	w.to = to
-	context.AfterFunc(w.ctx, func() {
-		body.CloseWithError(errEnded)
-		resp.Body.Close()
-	})
+	context.AfterFunc(w.ctx, func() { resp.Body.Close() })
 	return resp.Body, nil
 }
 

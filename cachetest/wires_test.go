@@ -45,15 +45,13 @@ func overHTTP(listen func(testing.TB) net.Listener, change func(*httptest.Server
 			if hosts[i].addr = server.URL; server.Listener.Addr().Network() == "unix" {
 				hosts[i].addr = "unix://" + server.Listener.Addr().String()
 			}
-			hosts[i].serve = func(h http.Handler) {
-				handler.Store(&h)
-				t.Cleanup(func() { // before the cache's Shutdown, which is asked for earlier
-					server.Close()
-					if t, ok := hosts[i].transport.(*http.Transport); ok {
-						t.CloseIdleConnections()
-					}
-				})
-			}
+			hosts[i].serve = func(h http.Handler) { handler.Store(&h) }
+			t.Cleanup(func() { // after the caches' Shutdown, which is asked for later
+				server.Close()
+				if t, ok := hosts[i].transport.(*http.Transport); ok {
+					t.CloseIdleConnections()
+				}
+			})
 		}
 		return hosts
 	}
