@@ -371,7 +371,7 @@ func (l *line) open() {
 func (l *line) dial() (*wire, error) {
 	w := l.newWire(true)
 	w.stream, w.wake = true, make(chan struct{}, 1)
-	dead := context.AfterFunc(l.cache.life, func() { w.fail(errShutDown) })
+	w.ctx, w.cancel = context.WithCancelCause(l.cache.life)
 	late := time.AfterFunc(l.cache.opts.PeerTimeout, func() { w.cancel(context.DeadlineExceeded) })
 	from, err := w.upgrade()
 	if err != nil {
@@ -386,11 +386,9 @@ func (l *line) dial() (*wire, error) {
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
-		dead()
 		w.fail(err)
 		return nil, err
 	}
-	w.over = dead
 	go w.write()
 	go func() { w.fail(fmt.Errorf("%w: %w", errEnded, w.read(r))) }()
 	return w, nil
@@ -658,12 +656,6 @@ func (w *wire) fail(err error) {
 	w.mu.Unlock()
 	w.line.ended(w)
 	w.cancel(err)
-	if w.to != nil {
-		w.to.Close()
-	}
-	if w.over != nil {
-		w.over()
-	}
 }
 
 // arrive gives k what has come for it. It does not wait: there is room for all that may come.
