@@ -226,7 +226,7 @@ func (sh *shard) release(ch *chunk) {
 const (
 	firstRoom           = 0.10
 	leastRoom, mostRoom = 0.01, 0.80
-	roomToBeUsedTwice   = 0.20
+	roomToBeUsedTwice   = 0.40
 	lessonsOfAnEntry    = 2
 )
 

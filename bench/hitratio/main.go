@@ -1,11 +1,20 @@
 // Hitratio replays traces of requests through Shoal's ways of choosing what to keep, and through those of other caches,
 // and prints what share of the best possible hit ratio each reaches:
 //
-//	go run ./bench/hitratio trace.gz…
+//	go run ./bench/hitratio [-policy regexp] [-svg file] trace.gz…
+//	go run ./bench/hitratio -bytes [-policy regexp] [-svg file] trace.gz…
 //
-// A trace is lines of a key, or a key and a size, in gzip. Without one, loads are generated. The best possible is OPT:
-// Belady's choice, which knows the future, and need not keep what it is asked for. All caches keep the same number of
-// entries: 0.1, 1, 5, 10 and 25% of the trace's keys.
+// A trace is lines of a key, or a key and a size, in gzip. The best possible is OPT: Belady's choice, which knows the
+// future, and need not keep what it is asked for.
+//
+// All caches keep the same number of entries, 0.1, 1, 5, 10 and 25% of the trace's keys, whatever their sizes. Loads are
+// generated beside the traces given.
+//
+// With -bytes, all have the same budget of bytes: these shares of what all objects of the trace take, where a key with
+// another size is another object. Only traces with sizes are replayed. Packed pays for keys and for its overhead out of
+// its budget, as it does in use; the others, and OPT, count the bytes of values alone. OPT goes by the same rule, what is
+// needed last goes first, and lets objects above the budget pass by: with sizes that is a strong reference, not a bound.
+// Hits are counted by objects, not by bytes. Caches that know only entries are left out.
 package main
 
 import (
@@ -19,8 +28,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -31,6 +42,7 @@ import (
 	hlru "github.com/hashicorp/golang-lru/v2"
 	"github.com/maypok86/otter/v2"
 
+	"github.com/shoalcache/shoal/bench/internal/plot"
 	"github.com/shoalcache/shoal/lru"
 	"github.com/shoalcache/shoal/packed"
 )
@@ -42,61 +54,77 @@ type trace struct {
 	name     string
 	requests []int32
 	keys     int
+	sizes    []int64 // of the keys; nil where entries are counted
 }
 
-// A policy makes a cache of n entries: a function that reports whether a key is there, and puts it there if not.
+// budget returns what a cache may hold of a trace: a share of its entries, or of its bytes.
+func (tr *trace) budget(share float64) budget {
+	all := int64(tr.keys)
+	if tr.sizes != nil {
+		all = 0
+		for _, size := range tr.sizes {
+			all += size
+		}
+	}
+	most := max(int64(share*float64(all)), 1)
+	return budget{most, max(int(float64(most)*float64(tr.keys)/float64(all)), 1), tr.sizes}
+}
+
+// A budget is what a cache may hold.
+type budget struct {
+	max     int64   // entries, or bytes if there are sizes
+	entries int     // how many these are about
+	sizes   []int64 // of the keys, or nil
+}
+
+func (b budget) size(key int32) int64 {
+	if b.sizes == nil {
+		return 1
+	}
+	return b.sizes[key]
+}
+
+// A policy makes a cache of a budget: a function that reports whether a key is there, and puts it there if not.
 type policy struct {
 	name string
-	make func(n int) func(key int32) bool
+	make func(b budget) func(key int32) bool
 }
 
 var policies = []policy{
-	{"Shoal: packed", func(n int) func(int32) bool { return newPacked(n) }},
-	{"Shoal: lru", func(n int) func(int32) bool {
-		var c lru.Cache[int32, struct{}]
+	{"Shoal: packed", newPacked},
+	{"Shoal: lru", func(b budget) func(int32) bool {
+		c := lru.Cache[int32, struct{}]{MaxCost: b.max}
 		return func(key int32) bool {
 			if _, ok := c.Get(key); ok {
 				return true
 			}
-			c.Add(key, struct{}{}, 1)
-			for c.Len() > n {
+			c.Add(key, struct{}{}, b.size(key))
+			return false
+		}
+	}},
+	{"groupcache", func(b budget) func(int32) bool {
+		c, used := gclru.New(0), int64(0)
+		c.OnEvicted = func(key gclru.Key, _ any) { used -= b.size(key.(int32)) }
+		return func(key int32) bool {
+			if _, ok := c.Get(key); ok {
+				return true
+			}
+			if size := b.size(key); size <= b.max {
+				c.Add(key, nil)
+				used += size
+			}
+			for used > b.max {
 				c.RemoveOldest()
 			}
 			return false
 		}
 	}},
-	{"groupcache", func(n int) func(int32) bool {
-		c := gclru.New(n)
-		return func(key int32) bool {
-			_, ok := c.Get(key)
-			if !ok {
-				c.Add(key, nil)
-			}
-			return ok
-		}
-	}},
-	{"hashicorp LRU", func(n int) func(int32) bool {
-		c := must(hlru.New[int32, struct{}](n))
-		return func(key int32) bool {
-			_, ok := c.Get(key)
-			if !ok {
-				c.Add(key, struct{}{})
-			}
-			return ok
-		}
-	}},
-	{"hashicorp ARC", func(n int) func(int32) bool {
-		c := must(arc.NewARC[int32, struct{}](n))
-		return func(key int32) bool {
-			_, ok := c.Get(key)
-			if !ok {
-				c.Add(key, struct{}{})
-			}
-			return ok
-		}
-	}},
-	{"otter", func(n int) func(int32) bool {
-		c := otter.Must(&otter.Options[int32, struct{}]{MaximumSize: n, Executor: func(fn func()) { fn() }})
+	{"otter", func(b budget) func(int32) bool {
+		c := otter.Must(&otter.Options[int32, struct{}]{
+			MaximumWeight: uint64(b.max),
+			Weigher:       func(key int32, _ struct{}) uint32 { return uint32(b.size(key)) },
+			Executor:      func(fn func()) { fn() },
+		})
 		return func(key int32) bool {
 			_, ok := c.GetIfPresent(key)
 			if !ok {
@@ -105,24 +133,50 @@ var policies = []policy{
 			return ok
 		}
 	}},
-	{"theine", func(n int) func(int32) bool {
-		c := must(theine.NewBuilder[int32, struct{}](int64(n)).Build())
+	{"theine", func(b budget) func(int32) bool {
+		c := must(theine.NewBuilder[int32, struct{}](b.max).Build())
 		return func(key int32) bool {
 			_, ok := c.Get(key)
 			if !ok {
-				c.Set(key, struct{}{}, 1)
+				c.Set(key, struct{}{}, b.size(key))
 				c.Wait()
 			}
 			return ok
 		}
 	}},
-	{"ristretto", func(n int) func(int32) bool {
-		c := must(ristretto.NewCache(&ristretto.Config[int32, struct{}]{NumCounters: int64(10 * n), MaxCost: int64(n), BufferItems: 64, IgnoreInternalCost: true}))
+	{"ristretto", func(b budget) func(int32) bool {
+		c := must(ristretto.NewCache(&ristretto.Config[int32, struct{}]{
+			NumCounters: int64(10 * b.entries), MaxCost: b.max, BufferItems: 64, IgnoreInternalCost: true,
+		}))
 		return func(key int32) bool {
 			_, ok := c.Get(key)
 			if !ok {
-				c.Set(key, struct{}{}, 1)
+				c.Set(key, struct{}{}, b.size(key))
 				c.Wait()
+			}
+			return ok
+		}
+	}},
+}
+
+// byEntries are the policies that know no sizes.
+var byEntries = []policy{
+	{"hashicorp LRU", func(b budget) func(int32) bool {
+		c := must(hlru.New[int32, struct{}](b.entries))
+		return func(key int32) bool {
+			_, ok := c.Get(key)
+			if !ok {
+				c.Add(key, struct{}{})
+			}
+			return ok
+		}
+	}},
+	{"hashicorp ARC", func(b budget) func(int32) bool {
+		c := must(arc.NewARC[int32, struct{}](b.entries))
+		return func(key int32) bool {
+			_, ok := c.Get(key)
+			if !ok {
+				c.Add(key, struct{}{})
 			}
 			return ok
 		}
@@ -146,10 +200,31 @@ func putPacked(c *packed.Cache, key int32, value []byte) {
 	c.Shrink()
 }
 
-// newPacked makes a packed cache that keeps n entries on average: its bound is in bytes, and what an entry takes of it
-// depends on how many there are.
-func newPacked(n int) func(int32) bool {
-	value := make([]byte, packedValue)
+// newPacked makes a packed cache. Its bound is in bytes, and with a budget of bytes that is it: keys and overhead count.
+func newPacked(b budget) func(int32) bool {
+	most, value := b.max, make([]byte, packedValue)
+	if b.sizes == nil {
+		most = packedBound(b.entries, value)
+	} else {
+		value = make([]byte, slices.Max(b.sizes))
+	}
+	c := packed.New(most, func() int64 { return 0 }, nil)
+	return func(key int32) bool {
+		if _, ok := c.Get(packedKey(key)); ok {
+			return true
+		}
+		if b.sizes == nil {
+			putPacked(c, key, value)
+		} else {
+			putPacked(c, key, value[:b.size(key)])
+		}
+		return false
+	}
+}
+
+// packedBound returns the bound with which a packed cache keeps n entries on average: what an entry takes of it depends
+// on how many there are.
+func packedBound(n int, value []byte) int64 {
 	holds := func(bytes int64) float64 {
 		c := packed.New(bytes, func() int64 { return 0 }, nil)
 		var sum, looks float64
@@ -170,26 +245,37 @@ func newPacked(n int) func(int32) bool {
 			low = mid
 		}
 	}
-	c := packed.New(low, func() int64 { return 0 }, nil)
-	return func(key int32) bool {
-		if _, ok := c.Get(packedKey(key)); ok {
-			return true
-		}
-		putPacked(c, key, value)
-		return false
-	}
+	return low
 }
 
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("hitratio: ")
 	most := flag.Int("requests", math.MaxInt, "replay at most so many `requests` of each trace")
+	only := flag.String("policy", "", "replay through the policies whose names match this `regexp`")
+	bytes := flag.Bool("bytes", false, "budgets are in bytes: replay traces with sizes")
+	svg := flag.String("svg", "", "draw mean and worst share of OPT to this `file`")
 	flag.Parse()
+	wanted := must(regexp.Compile(*only))
+	if !*bytes {
+		policies = append(policies, byEntries...)
+	}
+	policies = slices.DeleteFunc(policies, func(p policy) bool { return !wanted.MatchString(p.name) })
 	var traces []trace
 	for _, path := range flag.Args() {
-		traces = append(traces, must(read(path, *most)))
+		tr := must(read(path, *most, *bytes))
+		if *bytes && tr.sizes == nil {
+			log.Printf("%s has no sizes: left out", path)
+			continue
+		}
+		traces = append(traces, tr)
 	}
-	traces = append(traces, generated(min(*most, 2_000_000))...)
+	if !*bytes {
+		traces = append(traces, generated(min(*most, 2_000_000))...)
+	}
+	if len(policies) == 0 || len(traces) == 0 {
+		log.Fatal("nothing to replay")
+	}
 
 	type cell struct{ trace, policy, share int }
 	ratios := make([][][]float64, len(traces))
@@ -213,11 +299,11 @@ func main() {
 		wg.Go(func() {
 			for j := range queue {
 				tr := &traces[j.trace]
-				n := max(int(shares[j.share]*float64(tr.keys)), 1)
+				b := tr.budget(shares[j.share])
 				if j.policy < 0 {
-					best[j.trace][j.share] = opt(tr, n)
+					best[j.trace][j.share] = opt(tr, b)
 				} else {
-					ratios[j.trace][j.policy][j.share] = replay(tr, policies[j.policy].make(n))
+					ratios[j.trace][j.policy][j.share] = replay(tr, policies[j.policy].make(b))
 				}
 			}
 		})
@@ -227,7 +313,25 @@ func main() {
 	}
 	close(queue)
 	wg.Wait()
-	print(traces, ratios, best)
+	of := "keys"
+	if *bytes {
+		of = "bytes"
+	}
+	means, worsts := print(traces, ratios, best, of)
+	if *svg != "" {
+		var names, loads []string
+		for _, p := range policies {
+			names = append(names, p.name)
+		}
+		for _, tr := range traces {
+			loads = append(loads, tr.name)
+		}
+		title := fmt.Sprintf("Hit ratio with 0.1 to 25%% of the %s: %s", of, strings.Join(loads, ", "))
+		mean, worst := plot.Series{Name: "mean", Values: means}, plot.Series{Name: "worst", Values: worsts}
+		if err := plot.Bars(*svg, title, "% of OPT's", names, mean, worst); err != nil {
+			log.Fatal(err)
+		}
+	}
 }
 
 func replay(tr *trace, has func(int32) bool) float64 {
@@ -240,8 +344,8 @@ func replay(tr *trace, has func(int32) bool) float64 {
 	return float64(hits) / float64(len(tr.requests))
 }
 
-// print writes, for each policy, the share of OPT in each cell, the mean, and the worst.
-func print(traces []trace, ratios [][][]float64, best [][]float64) {
+// print writes the hit ratios of each policy, their mean share of OPT's, and the worst, and returns the latter two.
+func print(traces []trace, ratios [][][]float64, best [][]float64, of string) (means, worsts []float64) {
 	fmt.Print("| policy | mean of OPT | worst |")
 	for _, tr := range traces {
 		fmt.Printf(" %s |", tr.name)
@@ -253,8 +357,8 @@ func print(traces []trace, ratios [][][]float64, best [][]float64) {
 		var cells strings.Builder
 		for t := range traces {
 			for s := range shares {
-				of := ratios[t][p][s] / best[t][s]
-				sum, n, worst = sum+of, n+1, min(worst, of)
+				share := ratios[t][p][s] / best[t][s]
+				sum, n, worst = sum+share, n+1, min(worst, share)
 				if s > 0 {
 					cells.WriteString(" / ")
 				} else {
@@ -265,6 +369,7 @@ func print(traces []trace, ratios [][][]float64, best [][]float64) {
 			cells.WriteString(" |")
 		}
 		fmt.Printf("| %s | %.1f | %.1f |%s\n", pol.name, 100*sum/n, 100*worst, cells.String())
+		means, worsts = append(means, 100*sum/n), append(worsts, 100*worst)
 	}
 	fmt.Print("| OPT | 100 | 100 |")
 	for t := range traces {
@@ -273,10 +378,13 @@ func print(traces []trace, ratios [][][]float64, best [][]float64) {
 		}
 		fmt.Print(" |")
 	}
-	fmt.Println("\n\nEach cell: hit ratios in per cent at 0.1 / 1 / 5 / 10 / 25% of the keys.")
+	fmt.Printf("\n\nEach cell: hit ratios in per cent at 0.1 / 1 / 5 / 10 / 25%% of the %s.\n", of)
+	return means, worsts
 }
 
-func read(path string, most int) (trace, error) {
+// read returns the first requests of a file. Only with bytes does it look at sizes; then a key of another size is another
+// object.
+func read(path string, most int, bytes bool) (trace, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return trace{}, err
@@ -288,17 +396,31 @@ func read(path string, most int) (trace, error) {
 	}
 	tr := trace{name: strings.TrimSuffix(filepath.Base(path), ".gz")}
 	index := make(map[string]int32)
-	for lines := bufio.NewScanner(plain); lines.Scan() && len(tr.requests) < most; {
-		line := lines.Text() // a key of another size is another object
-		i, ok := index[line]
+	lines := bufio.NewScanner(plain)
+	for len(tr.requests) < most && lines.Scan() {
+		object, sized, hasSize := strings.Cut(lines.Text(), " ")
+		if bytes {
+			object = lines.Text()
+		}
+		i, ok := index[object]
 		if !ok {
 			i = int32(len(index))
-			index[line] = i
+			index[object] = i
 		}
 		tr.requests = append(tr.requests, i)
+		if !ok && bytes && hasSize {
+			size, err := strconv.ParseInt(sized, 10, 64)
+			if err != nil {
+				return trace{}, fmt.Errorf("%s: line %d: %w", path, len(tr.requests), err)
+			}
+			tr.sizes = append(tr.sizes, max(size, 1)) // who holds something holds a byte
+		}
 	}
 	tr.keys = len(index)
-	return tr, nil
+	if tr.sizes != nil && len(tr.sizes) != tr.keys {
+		return trace{}, fmt.Errorf("%s: only some lines have sizes", path)
+	}
+	return tr, lines.Err()
 }
 
 // generated are loads as web caches see them: a zipf; one with a quarter of requests for what is asked for once; and one
@@ -347,8 +469,8 @@ func generated(n int) []trace {
 	}
 }
 
-// opt returns the best possible hit ratio with n entries: what is needed last goes first, or does not come in.
-func opt(tr *trace, n int) float64 {
+// opt returns the best possible hit ratio: what is needed last goes first, or does not come in.
+func opt(tr *trace, b budget) float64 {
 	const never = math.MaxInt32
 	next := make([]int32, len(tr.requests))
 	last := make([]int32, tr.keys)
@@ -361,20 +483,23 @@ func opt(tr *trace, n int) float64 {
 	}
 	held := make([]int32, tr.keys) // when it is needed next, if it is there; else 0
 	var farthest needs
-	hits, entries := 0, 0
+	hits, used := 0, int64(0)
 	for i, key := range tr.requests {
+		if b.size(key) > b.max {
+			continue
+		}
 		if held[key] != 0 {
 			hits++
 		} else {
-			entries++
+			used += b.size(key)
 		}
 		held[key] = next[i]
 		heap.Push(&farthest, need{next[i], key})
-		for entries > n {
+		for used > b.max {
 			f := heap.Pop(&farthest).(need)
 			if held[f.key] == f.at {
 				held[f.key] = 0
-				entries--
+				used -= b.size(f.key)
 			}
 		}
 	}
