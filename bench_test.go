@@ -126,3 +126,67 @@ func BenchmarkMiss(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkPeerHit gets values of 1 KiB that a peer holds, over loopback, both sides in this process.
+func BenchmarkPeerHit(b *testing.B) {
+	const n = 10_000
+	list := make([]string, 2)
+	servers := make([]*httptest.Server, 2)
+	for i := range servers {
+		servers[i] = httptest.NewUnstartedServer(nil)
+		list[i] = "http://" + servers[i].Listener.Addr().String()
+	}
+	var groups []*shoal.Group[shoal.ByteView]
+	var caches []*shoal.Cache
+	for i, s := range servers {
+		c, err := shoal.New(&shoal.Options{Self: list[i], Discovery: shoal.Static(list...)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Config.Handler = c
+		s.Start()
+		b.Cleanup(s.Close)
+		b.Cleanup(func() { c.Shutdown(context.Background()) })
+		caches = append(caches, c)
+		groups = append(groups, shoal.NewGroup(c, "g", func(context.Context, string) (shoal.ByteView, error) {
+			return shoal.NewByteView(make([]byte, 1024)), nil
+		}, &shoal.GroupOptions[shoal.ByteView]{HotBytes: -1}))
+	}
+	for _, c := range caches {
+		if err := c.Ready(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var keys []string
+	for i := 0; len(keys) < n; i++ {
+		key := fmt.Sprint("key ", i)
+		if e, err := groups[0].GetEntry(b.Context(), key); err != nil {
+			b.Fatal(err)
+		} else if e.Source != "memory" && e.Source != "getter" || groups[1].Stats().Entries == int64(len(keys))+1 {
+			keys = append(keys, key)
+		}
+	}
+	for _, callers := range []int{1, 16, 256} {
+		b.Run(fmt.Sprintf("%d callers", callers), func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(max(callers/runtime.GOMAXPROCS(0), 1))
+			ctx := b.Context()
+			get := func(i int) {
+				if _, err := groups[0].Get(ctx, keys[i%n]); err != nil {
+					b.Error(err)
+				}
+			}
+			if callers == 1 {
+				for i := 0; b.Loop(); i++ {
+					get(i)
+				}
+				return
+			}
+			b.RunParallel(func(pb *testing.PB) {
+				for i := rand.IntN(n); pb.Next(); i++ {
+					get(i)
+				}
+			})
+		})
+	}
+}
