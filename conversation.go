@@ -144,7 +144,7 @@ func (v *conversation) read() error {
 	var reader shoalpb.RequestReader
 	a := &answering{c: v.c, in: v}
 	for {
-		if v.r.Buffered() == 0 {
+		if !wholeMessage(v.r) {
 			v.flush()
 		}
 		data, err := v.next()
@@ -172,9 +172,6 @@ func (v *conversation) next() ([]byte, error) {
 	if size > uint64(v.c.opts.MaxBodyBytes) {
 		v.c.refused[shoalpb.Refused_TOO_LARGE].Add(1)
 		return nil, errMalformed
-	}
-	if v.r.Buffered() < int(size) {
-		v.flush()
 	}
 	if size <= uint64(v.r.Size()) {
 		data, err := v.r.Peek(int(size))

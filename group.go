@@ -476,7 +476,8 @@ func (g *group) serve(key string, q question) (found, bool) {
 	if q.fresh {
 		return found{}, false
 	}
-	if now := g.cache.clock.now(); q.maxAge > 0 || q.cachedOnly {
+	if q.maxAge > 0 || q.cachedOnly {
+		now := g.cache.clock.now()
 		e, ok := g.peek(key)
 		if !ok || !q.takes(&e, now, now) {
 			return found{}, false

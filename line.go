@@ -31,7 +31,7 @@ const (
 	// maxCalls is how many calls may be under way on a wire, and maxUnsent how many bytes of theirs may wait to be sent.
 	maxCalls, maxUnsent = 1<<15 - 1, 4 << 20
 	// A peer is asked over another stream, up to maxStreams, when busyStream calls are under way on each.
-	maxStreams, busyStream = 4, 256
+	maxStreams, busyStream = 4, 512
 	// maxPosts is how many POSTs of several calls may be without an answer at once. Who comes then waits for the next.
 	maxPosts = 2
 	// A stream that nobody has used for idleStream is closed.
@@ -56,9 +56,10 @@ type call struct {
 	op     shoalpb.Request_Fetch
 	reader shoalpb.ReplyReader
 
-	wire     *wire // that carries it now
-	again    bool  // it has been sent a second time
-	answered bool  // something has come
+	sent     time.Duration // when it was made, on the clock
+	wire     *wire         // that carries it now
+	again    bool          // it has been sent a second time
+	answered bool          // something has come
 
 	in chan arrival
 
@@ -81,7 +82,7 @@ func (c *Cache) newCall(l *line, p *peer, g *group, longestLoad time.Duration) *
 	if k == nil {
 		k = &call{in: make(chan arrival, 3)}
 	}
-	k.cache, k.line, k.peer, k.group, k.longestLoad = c, l, p, g, longestLoad
+	k.cache, k.line, k.peer, k.group, k.longestLoad, k.sent = c, l, p, g, longestLoad, c.clock.now()
 	if g != nil {
 		k.req.Group, k.req.Generation = g.nameBytes, g.generation.message()
 	}
@@ -194,7 +195,7 @@ func (k *call) receive(ctx context.Context) (*shoalpb.Reply, error) {
 // sendAlone sends k once more, in a POST of its own.
 func (k *call) sendAlone() error {
 	k.wire.drop(k)
-	k.alone = true
+	k.alone, k.sent = true, k.cache.clock.now()
 	return k.line.send(k)
 }
 
@@ -222,7 +223,8 @@ func (k *call) check(reply *shoalpb.Reply) error {
 type line struct {
 	cache *Cache
 	addr  string
-	way   atomic.Int32 // that the last call has gone
+	way   atomic.Int32         // that the last call has gone
+	only  atomic.Pointer[wire] // the stream, if there is one alone
 
 	mu      sync.Mutex // guards what follows
 	streams []*wire
@@ -277,6 +279,10 @@ func (l *line) wire(k *call) (w *wire, begin bool) {
 	if k.alone {
 		return l.newWire(false), true
 	}
+	if w := l.only.Load(); w != nil && w.inFlight.Load() < busyStream {
+		l.went(byStream)
+		return w, false
+	}
 	now := l.cache.clock.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -293,12 +299,12 @@ func (l *line) wire(k *call) (w *wire, begin bool) {
 	}
 	switch {
 	case w != nil:
-		l.way.Store(byStream)
+		l.went(byStream)
 	case now < l.single:
-		l.way.Store(bySingle)
+		l.went(bySingle)
 		return l.newWire(false), true
 	case l.posts < maxPosts:
-		l.way.Store(byBatch)
+		l.went(byBatch)
 		l.posts++
 		return l.newWire(true), true
 	default:
@@ -308,6 +314,22 @@ func (l *line) wire(k *call) (w *wire, begin bool) {
 		w = l.next
 	}
 	return w, false
+}
+
+func (l *line) went(way int32) {
+	if l.way.Load() != way {
+		l.way.Store(way)
+	}
+}
+
+// streamsLocked makes all the streams.
+func (l *line) streamsLocked(all []*wire) {
+	l.streams = all
+	if len(all) == 1 {
+		l.only.Store(all[0])
+	} else {
+		l.only.Store(nil)
+	}
 }
 
 // posted takes note that the calls of a POST have had a word, each of them, and begins the next.
@@ -333,14 +355,15 @@ func (l *line) onlySingle() {
 func (l *line) ended(w *wire) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.streams = slices.DeleteFunc(l.streams, func(s *wire) bool { return s == w })
+	l.streamsLocked(slices.DeleteFunc(slices.Clone(l.streams), func(s *wire) bool { return s == w }))
 }
 
 // close ends the streams as soon as they carry nothing, and has no more opened.
 func (l *line) close() {
 	l.mu.Lock()
 	streams := l.streams
-	l.streams, l.closed = nil, true
+	l.closed = true
+	l.streamsLocked(nil)
 	l.mu.Unlock()
 	for _, w := range streams {
 		w.retire()
@@ -362,7 +385,7 @@ func (l *line) open() {
 		go w.retire()
 	default:
 		l.fails = 0
-		l.streams = append(l.streams, w)
+		l.streamsLocked(append(l.streams, w))
 	}
 }
 
@@ -411,21 +434,20 @@ type wire struct {
 	sender      *shoalpb.Sender // who it was at last; of the goroutine that reads
 	heardIn     *view           // that was taken note of in this view
 
-	mu       sync.Mutex // guards what follows
-	slots    []slot     // the first stays empty
-	free     []uint16   // of slots
-	waiting  int        // calls that have had no word yet
-	begun    bool       // a POST: nothing can be added
-	worded   bool       // … it has been said that its calls have all had a word
-	out      []byte     // to be written
-	spare    []byte     // for the next
-	writing  bool
-	said     spoken
-	err      error // why it carries nothing any more
-	retired  bool  // it ends with its last call
-	lookAt   time.Duration
-	look     *time.Timer
-	lastUsed time.Duration
+	mu      sync.Mutex // guards what follows
+	slots   []slot     // the first stays empty
+	free    []uint16   // of slots
+	waiting int        // calls that have had no word yet
+	begun   bool       // a POST: nothing can be added
+	worded  bool       // … it has been said that its calls have all had a word
+	out     []byte     // to be written
+	spare   []byte     // for the next
+	writing bool
+	said    spoken
+	err     error // why it carries nothing any more
+	retired bool  // it ends with its last call
+	lookAt  time.Duration
+	look    *time.Timer
 }
 
 // A slot has the call whose id is turn<<16 and the slot's number. A late answer to one that had the slot before has
@@ -443,7 +465,6 @@ func (l *line) newWire(several bool) *wire {
 
 // send puts k on the wire. Its error is errEnded if there must be another wire for k.
 func (w *wire) send(k *call) error {
-	now := w.cache.clock.now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -467,8 +488,8 @@ func (w *wire) send(k *call) error {
 	w.waiting++
 	k.wire, k.worded = w, false
 	k.id = uint32(s.turn)<<16 | uint32(i)
-	k.due, k.load = now+w.cache.opts.PeerTimeout, 0
-	w.lookLocked(k.due, now)
+	k.due, k.load = k.sent+w.cache.opts.PeerTimeout, 0
+	w.lookLocked(k.due, k.sent)
 
 	var err error
 	k.req.Id, k.req.Sender = 0, nil
@@ -519,7 +540,6 @@ func (w *wire) freeLocked(k *call) {
 	w.slots[i].call = nil
 	w.free = append(w.free, i)
 	w.inFlight.Add(-1)
-	w.lastUsed = w.cache.clock.now()
 	if w.retired && w.inFlight.Load() == 0 {
 		go w.fail(errEnded)
 	}
@@ -603,10 +623,10 @@ func (w *wire) lookAfter() {
 	switch idle := w.inFlight.Load() == 0; {
 	case w.stream && silent: // nobody else is to wait for it
 		go w.retire()
-	case w.stream && idle && now-w.lastUsed >= idleStream, !w.stream && idle && w.begun:
+	case w.stream && idle && now-heard >= idleStream, !w.stream && idle && w.begun:
 		go w.fail(errEnded)
 	case w.stream && idle:
-		next = w.lastUsed + idleStream
+		next = heard + idleStream
 	case idle:
 		w.lookAt = 0
 		return
@@ -836,49 +856,70 @@ func (w *wire) read(r *bufio.Reader) error {
 	}
 }
 
-// take reads a Reply, and gives it to the call that waits for it.
+// take reads a Reply, and those that have come with it, and gives them to the calls that wait for them.
 func (w *wire) take(r *bufio.Reader) error {
-	data, err := readMessage(r, w.cache.opts.MaxBodyBytes)
-	if err != nil {
-		return err
-	}
-	e, ok := shoalpb.ReadEnvelope(data)
-	if !ok {
-		return errors.New("it is not a Reply")
-	}
-	if e.Sender != nil {
-		w.sender = new(shoalpb.Sender)
-		if err := proto.Unmarshal(e.Sender, w.sender); err != nil {
-			return err
+	var some [16]reply
+	n := 0
+	var err error
+	for more := true; more && n < len(some); n++ {
+		if some[n], err = w.reply(r); err != nil {
+			break
 		}
-		w.incarnation.Store(w.sender.GetIncarnation())
-	}
-	if v := w.cache.peers.view.Load(); e.Sender != nil || v != w.heardIn {
-		w.heardIn = v
-		w.cache.heard(w.sender)
+		more = wholeMessage(r)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.several { // all have this answer
-		for i := range w.slots {
-			if k := w.slots[i].call; k != nil {
-				w.deliverLocked(k, data, e.Loading)
+	for _, m := range some[:n] {
+		if !w.several { // all have this answer
+			for i := range w.slots {
+				if k := w.slots[i].call; k != nil {
+					w.deliverLocked(k, m)
+				}
 			}
+		} else if i := int(m.ID & 0xffff); i < len(w.slots) && w.slots[i].turn == uint16(m.ID>>16) && w.slots[i].call != nil {
+			w.deliverLocked(w.slots[i].call, m)
 		}
-	} else if i := int(e.ID & 0xffff); i < len(w.slots) && w.slots[i].turn == uint16(e.ID>>16) && w.slots[i].call != nil {
-		w.deliverLocked(w.slots[i].call, data, e.Loading)
 	}
-	return nil
+	return err
 }
 
-func (w *wire) deliverLocked(k *call, data []byte, more bool) {
+// A reply is a Reply as a wire sees it.
+type reply struct {
+	shoalpb.Envelope
+	data []byte
+}
+
+// reply reads a Reply, and takes note of who sent it.
+func (w *wire) reply(r *bufio.Reader) (m reply, err error) {
+	if m.data, err = readMessage(r, w.cache.opts.MaxBodyBytes); err != nil {
+		return m, err
+	}
+	var ok bool
+	if m.Envelope, ok = shoalpb.ReadEnvelope(m.data); !ok {
+		return m, errors.New("it is not a Reply")
+	}
+	if m.Sender != nil {
+		w.sender = new(shoalpb.Sender)
+		if err := proto.Unmarshal(m.Sender, w.sender); err != nil {
+			return m, err
+		}
+		w.incarnation.Store(w.sender.GetIncarnation())
+	}
+	if v := w.cache.peers.view.Load(); m.Sender != nil || v != w.heardIn {
+		w.heardIn = v
+		w.cache.heard(w.sender)
+	}
+	return m, nil
+}
+
+func (w *wire) deliverLocked(k *call, m reply) {
 	w.wordLocked(k)
-	if !k.many && !more {
+	if !k.many && !m.Loading {
 		k.done = true
 		w.freeLocked(k)
 	}
 	k.due = time.Duration(w.heard.Load()) + w.cache.opts.PeerTimeout + k.load
-	k.arrive(arrival{data: data})
+	k.arrive(arrival{data: m.data})
 }
 
 // readMessage reads a message after its length.
@@ -891,6 +932,13 @@ func readMessage(r *bufio.Reader, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes are more than MaxBodyBytes, %d", size, most)
 	}
 	return readBytes(r, size)
+}
+
+// wholeMessage reports whether r can give another message without waiting.
+func wholeMessage(r *bufio.Reader) bool {
+	b, _ := r.Peek(min(r.Buffered(), binary.MaxVarintLen64))
+	size, n := binary.Uvarint(b)
+	return n > 0 && uint64(r.Buffered()-n) >= size
 }
 
 // readSize reads the length before a message. Its error is io.EOF only if there is nothing at all.

@@ -93,7 +93,7 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 	f.Key, f.Callers, f.Over = NewByteView(key).bytes(), uint32(min(q.callers, 1<<30)), int64(q.over)
 	f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly = q.lease, q.have, int64(q.maxAge), q.fresh, q.cachedOnly
 	k.op.Fetch, k.req.Op = f, &k.op
-	sent := c.clock.now()
+	sent := k.sent
 	reply, err := k.next(ctx)
 	var result found
 	var failed error
