@@ -30,6 +30,8 @@ const (
 	apart = 128 << 10
 	// maxCalls is how many calls may be under way on a wire, and maxUnsent how many bytes of theirs may wait to be sent.
 	maxCalls, maxUnsent = 1<<15 - 1, 4 << 20
+	// maxUnreadThere is how many bytes may be on their way so that writing more, which goes into some buffer, takes no time.
+	maxUnreadThere = 16 << 10
 	// A peer is asked over another stream, up to maxStreams, when busyStream calls are under way on each.
 	maxStreams, busyStream = 4, 512
 	// maxPosts is how many POSTs of several calls may be without an answer at once. Who comes then waits for the next.
@@ -66,6 +68,7 @@ type call struct {
 	id     uint32        // on the wire. It and what follows are guarded by the wire's lock
 	due    time.Duration // when it is given up
 	load   time.Duration // how long it may be silent beyond PeerTimeout
+	upTo   int64         // with it, so many bytes had been added to the wire
 	worded bool          // something has come
 	done   bool          // all has come
 }
@@ -423,6 +426,7 @@ type wire struct {
 	cache       *Cache
 	several     bool // calls have ids
 	stream      bool
+	direct      bool // to is a connection
 	ctx         context.Context
 	cancel      context.CancelCauseFunc
 	to          io.WriteCloser  // of a stream: where calls are written
@@ -443,6 +447,8 @@ type wire struct {
 	out     []byte     // to be written
 	spare   []byte     // for the next
 	writing bool
+	added   int64 // bytes, ever
+	taken   int64 // … those that are known to have been read there
 	said    spoken
 	err     error // why it carries nothing any more
 	retired bool  // it ends with its last call
@@ -466,7 +472,31 @@ func (l *line) newWire(several bool) *wire {
 // send puts k on the wire. Its error is errEnded if there must be another wire for k.
 func (w *wire) send(k *call) error {
 	w.mu.Lock()
+	if err := w.addLocked(k); err != nil {
+		w.mu.Unlock()
+		return err
+	}
+	if !w.direct || w.writing || w.added-w.taken > maxUnreadThere {
+		w.wakeLocked()
+		w.mu.Unlock()
+		return nil
+	}
+	// It can be written without waiting, and so by the caller itself.
+	w.writing = true
+	w.mu.Unlock()
+	if w.inFlight.Load() > 1 {
+		runtime.Gosched() // others may be about to add something
+	}
+	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.writeLocked()
+	if w.writing = false; len(w.out) > 0 || w.err != nil {
+		w.wakeLocked()
+	}
+	return nil
+}
+
+func (w *wire) addLocked(k *call) error {
 	switch {
 	case w.err != nil || w.begun || w.retired:
 		return errEnded
@@ -492,26 +522,43 @@ func (w *wire) send(k *call) error {
 	w.lookLocked(k.due, k.sent)
 
 	var err error
-	k.req.Id, k.req.Sender = 0, nil
+	before := len(w.out)
+	k.req.Id, k.req.Sender = 0, w.cache.news(&w.said)
 	if w.several {
-		k.req.Id, k.req.Sender = k.id, w.cache.news(&w.said)
+		k.req.Id = k.id
 		w.out, err = shoalpb.AppendRequest(w.out, &k.req)
 	} else {
-		k.req.Sender = w.cache.news(&w.said)
 		w.out, err = proto.MarshalOptions{}.MarshalAppend(w.out, &k.req)
 	}
 	if err != nil {
 		w.freeLocked(k)
 		return err
 	}
-	w.wakeLocked()
+	w.added += int64(len(w.out) - before)
+	k.upTo = w.added
 	return nil
 }
 
+// wakeLocked has what there is written, or the end of w noticed, by the goroutine that is there for that.
 func (w *wire) wakeLocked() {
 	if w.stream && !w.writing {
 		w.writing = true
 		w.wake <- struct{}{}
+	}
+}
+
+// writeLocked writes what there is. It lets go of the lock while it does.
+func (w *wire) writeLocked() {
+	b := w.out
+	w.out, w.spare = w.spare[:0], nil
+	w.mu.Unlock()
+	_, err := w.to.Write(b)
+	if err != nil {
+		w.fail(fmt.Errorf("%w: %w", errEnded, err))
+	}
+	w.mu.Lock()
+	if cap(b) <= apart {
+		w.spare = b
 	}
 }
 
@@ -573,7 +620,9 @@ func (w *wire) drop(k *call) {
 	switch {
 	case k.done:
 	case w.stream && w.err == nil:
+		before := len(w.out)
 		w.out, _ = shoalpb.AppendRequest(w.out, &shoalpb.Request{Id: k.id, Op: &shoalpb.Request_Cancel{Cancel: &shoalpb.Cancel{}}})
+		w.added += int64(len(w.out) - before)
 		w.wakeLocked()
 	case !w.stream && w.begun && w.inFlight.Load() == 0:
 		w.cancel(context.Canceled)
@@ -669,10 +718,7 @@ func (w *wire) fail(err error) {
 	if w.look != nil {
 		w.look.Stop()
 	}
-	if w.wake != nil && !w.writing {
-		w.writing = true
-		w.wake <- struct{}{}
-	}
+	w.wakeLocked()
 	w.mu.Unlock()
 	w.line.ended(w)
 	w.cancel(err)
@@ -686,36 +732,22 @@ func (k *call) arrive(a arrival) {
 	}
 }
 
-// write writes what is put on a stream. It is a goroutine of its own, for the callers must be able to leave; while it
-// writes, more comes together.
+// write writes what is put on a stream where callers do not. It is a goroutine of its own, for callers must be able to
+// leave; while it writes, more comes together.
 func (w *wire) write() {
 	for range w.wake {
 		if w.inFlight.Load() > 1 {
 			runtime.Gosched() // others may be about to add something
 		}
-		for {
-			w.mu.Lock()
-			if len(w.out) == 0 || w.err != nil {
-				w.writing = false
-				ended := w.err != nil
-				w.mu.Unlock()
-				if ended {
-					return
-				}
-				break
-			}
-			b := w.out
-			w.out = w.spare[:0]
-			w.spare = nil
-			w.mu.Unlock()
-			if _, err := w.to.Write(b); err != nil {
-				w.fail(fmt.Errorf("%w: %w", errEnded, err))
-			}
-			w.mu.Lock()
-			if cap(b) <= apart {
-				w.spare = b
-			}
-			w.mu.Unlock()
+		w.mu.Lock()
+		for len(w.out) > 0 && w.err == nil {
+			w.writeLocked()
+		}
+		w.writing = false
+		ended := w.err != nil
+		w.mu.Unlock()
+		if ended {
+			return
 		}
 	}
 }
@@ -737,7 +769,7 @@ func (w *wire) upgrade() (io.Reader, error) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("no upgrade: %s", resp.Status)
 	}
-	w.to = conn
+	w.to, w.direct = conn, true
 	context.AfterFunc(w.ctx, func() { conn.Close() })
 	return conn, nil
 }
@@ -914,6 +946,7 @@ func (w *wire) reply(r *bufio.Reader) (m reply, err error) {
 
 func (w *wire) deliverLocked(k *call, m reply) {
 	w.wordLocked(k)
+	w.taken = max(w.taken, k.upTo)
 	if !k.many && !m.Loading {
 		k.done = true
 		w.freeLocked(k)
