@@ -170,27 +170,33 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// conversing takes note that v goes on until over is called.
-func (c *Cache) conversing(v *conversation) (over func()) {
+// conversing takes note that v goes on until over is called, unless there are too many already.
+func (c *Cache) conversing(v *conversation) (over func(), ok bool) {
+	v.stopped, v.stop = context.WithCancel(context.Background())
+	v.leave = v.stop // until it has begun
 	ended := make(chan struct{})
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.conversations) >= c.opts.MaxRequests {
+		return v.stop, false
+	}
 	if c.conversations == nil {
 		c.conversations = make(map[*conversation]chan struct{})
 	}
 	c.conversations[v] = ended
-	c.mu.Unlock()
-	if c.closed.Load() {
+	if c.closed.Load() { // too late to be told by endConversations
 		v.stop()
 	}
 	return func() {
 		c.mu.Lock()
 		delete(c.conversations, v)
 		c.mu.Unlock()
+		v.stop()
 		close(ended)
-	}
+	}, true
 }
 
-// endConversations has peers ask nothing more, and waits until they have their answers.
+// endConversations has peers ask nothing more, and waits until they have their answers, or ctx ends.
 func (c *Cache) endConversations(ctx context.Context) {
 	c.mu.RLock()
 	all := maps.Clone(c.conversations)
@@ -202,7 +208,7 @@ func (c *Cache) endConversations(ctx context.Context) {
 		select {
 		case <-ended:
 		case <-ctx.Done():
-			v.leave()
+			v.failed(ctx.Err())
 		}
 	}
 }

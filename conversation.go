@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -22,10 +21,11 @@ import (
 type conversation struct {
 	c     *Cache
 	ctx   context.Context // ends when nobody is there any more
-	leave context.CancelFunc
 	r     *bufio.Reader
 	write func([]byte) error
-	stop  func() // has reading end
+
+	stopped context.Context // ends when no more Requests are to be read
+	stop    context.CancelFunc
 
 	sender *shoalpb.Sender // who it was at last; of the goroutine that reads
 	fromIn *view           // … as a peer in this view
@@ -38,6 +38,8 @@ type conversation struct {
 	writing bool
 	said    spoken
 	err     error // why nothing is written any more
+	leave   func()
+	over    bool
 	running map[uint32]context.CancelFunc
 	hot     hotReply
 	all     sync.WaitGroup // of running
@@ -61,82 +63,96 @@ func upgraded(r *http.Request) bool {
 	return r.Header.Get("Upgrade") == protocol && strings.EqualFold(r.Header.Get("Connection"), "Upgrade")
 }
 
-// upgrade answers what comes on a connection.
-func (c *Cache) upgrade(w http.ResponseWriter) error {
+// converse answers the Requests that r begins, or refuses to.
+func (c *Cache) converse(a *answering, r *http.Request) {
+	v := &conversation{c: c, running: make(map[uint32]context.CancelFunc)}
+	v.room.L = &v.mu
+	over, ok := c.conversing(v)
+	defer over()
+	switch {
+	case c.closed.Load():
+		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_SHUT_DOWN, "it has left its peers")
+	case !ok:
+		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_OVERLOADED, "MaxRequests, %d, are being answered", c.opts.MaxRequests)
+	case upgraded(r):
+		if err := v.upgrade(a.w); err != nil {
+			a.refuse(http.StatusNotImplemented, shoalpb.Refused_UNKNOWN, "no stream of this connection: %v", err)
+		}
+	default:
+		v.post(a.w, r)
+	}
+}
+
+// upgrade answers what comes on the connection of w.
+func (v *conversation) upgrade(w http.ResponseWriter) error {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Time{})
-	ctx, cancel := context.WithCancel(context.Background())
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	v := &conversation{
-		c: c, ctx: ctx, leave: cancel,
-		r: bufio.NewReaderSize(io.MultiReader(io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered())), conn), 32<<10),
-		write: func(b []byte) error {
-			conn.SetWriteDeadline(time.Now().Add(longestWrite))
-			_, err := conn.Write(b)
-			return err
-		},
-		stop: func() { conn.SetReadDeadline(time.Unix(1, 0)) },
-	}
+	begun := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
 	v.out = append(v.out, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n"...)
-	v.run(true)
+	ctx, leave := context.WithCancel(context.Background())
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	v.run(ctx, leave, io.MultiReader(begun, conn), func(b []byte) error {
+		conn.SetWriteDeadline(time.Now().Add(longestWrite))
+		_, err := conn.Write(b)
+		return err
+	}, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	return nil
 }
 
-// converse answers the Requests in the body of r, which may go on while it does.
-func (c *Cache) converse(w http.ResponseWriter, r *http.Request) {
+// post answers the Requests in the body of r, which may go on while it does.
+func (v *conversation) post(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	control.EnableFullDuplex() // HTTP/2 always has it. Where it is missing, answers wait for the last Request
 	control.SetReadDeadline(time.Time{})
-	ctx, cancel := context.WithCancel(r.Context())
-	v := &conversation{
-		c: c, ctx: ctx, leave: cancel,
-		r: bufio.NewReaderSize(r.Body, 32<<10),
-		write: func(b []byte) error {
-			control.SetWriteDeadline(time.Now().Add(longestWrite))
-			if _, err := w.Write(b); err != nil {
-				return err
-			}
-			return control.Flush()
-		},
-		stop: func() {
-			if control.SetReadDeadline(time.Unix(1, 0)) != nil {
-				r.Body.Close()
-			}
-		},
-	}
 	w.Header().Set("Content-Type", streamType)
 	w.WriteHeader(http.StatusOK)
-	v.run(false)
+	ctx, leave := context.WithCancel(r.Context())
+	v.run(ctx, leave, r.Body, func(b []byte) error {
+		control.SetWriteDeadline(time.Now().Add(longestWrite))
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		return control.Flush()
+	}, func() {
+		if control.SetReadDeadline(time.Unix(1, 0)) != nil {
+			r.Body.Close()
+		}
+	})
 }
 
-// run answers what comes until nothing does any more. If none can come after the connection's end, those who wait for
-// answers have gone then.
-func (v *conversation) run(connection bool) {
-	v.room.L = &v.mu
-	v.running = make(map[uint32]context.CancelFunc)
-	end := v.c.conversing(v)
-	defer end()
-	defer v.leave()
-	defer context.AfterFunc(v.ctx, func() { v.failed(context.Canceled) })()
+// run answers what comes from r until nothing does any more. ctx ends when nobody is there any more, and leave ends it; stop
+// has reading end.
+func (v *conversation) run(ctx context.Context, leave func(), r io.Reader, write func([]byte) error, stop func()) {
+	v.ctx, v.r, v.write = ctx, bufio.NewReaderSize(r, 32<<10), write
+	v.mu.Lock()
+	v.leave = leave
+	v.mu.Unlock()
+	defer leave()
+	defer context.AfterFunc(ctx, func() { v.failed(context.Canceled) })()
+	defer context.AfterFunc(v.stopped, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if !v.over {
+			stop()
+		}
+	})()
+	defer func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.over = true // and what stop stops is not there any more
+	}()
 
 	v.reply(0, &shoalpb.Reply{})
 	v.flush()
-	err := v.read()
-	if err != nil && (err != io.EOF || connection) && !isStopped(err) {
-		v.leave()
+	if err := v.read(); err != io.EOF && v.stopped.Err() == nil {
+		leave() // who waited for answers has gone, or has said what cannot be understood
 	}
 	v.all.Wait()
 	v.flush()
-}
-
-// isStopped reports whether err is that of reading after stop.
-func isStopped(err error) bool {
-	n, ok := errors.AsType[net.Error](err)
-	return ok && n.Timeout() || errors.Is(err, http.ErrBodyReadAfterClose) || errors.Is(err, io.ErrClosedPipe)
 }
 
 // read answers what comes, and returns why nothing does any more.

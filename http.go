@@ -172,15 +172,15 @@ func (c *Cache) refusal(r *shoalpb.Refused) error {
 // too, it answers groupcache's requests. Whoever reaches it can read and change every group: give it a
 // listener, or a TLS configuration, that admits only peers.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c.requests.Add(1)
 	a := &answering{c: c, w: w}
+	if r.Method == http.MethodPost && (upgraded(r) || r.Header.Get("Content-Type") == streamType) && strings.HasSuffix(r.URL.Path, shoalPath) {
+		c.converse(a, r)
+		return
+	}
+	c.requests.Add(1)
 	switch {
 	case c.closed.Load():
 		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_SHUT_DOWN, "it has left its peers")
-	case upgraded(r) && r.Method == http.MethodPost:
-		if err := c.upgrade(w); err != nil {
-			a.refuse(http.StatusNotImplemented, shoalpb.Refused_UNKNOWN, "no stream of this connection: %v", err)
-		}
 	case !c.slots.TryAcquire(1):
 		a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_OVERLOADED, "MaxRequests, %d, are being answered", c.opts.MaxRequests)
 	default:
@@ -212,11 +212,7 @@ type answering struct {
 
 // shoal answers one of Shoal's own messages.
 func (a *answering) shoal(r *http.Request) {
-	switch got := r.Header.Get("Content-Type"); {
-	case got == streamType:
-		a.c.converse(a.w, r)
-		return
-	case got != mediaType: // a browser can be made to post, but not this type
+	if got := r.Header.Get("Content-Type"); got != mediaType { // a browser can be made to post, but not this type
 		a.refuse(http.StatusUnsupportedMediaType, shoalpb.Refused_MEDIA_TYPE, "Content-Type %.80q is not %s", got, mediaType)
 		return
 	}
