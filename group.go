@@ -247,6 +247,8 @@ const absentShare = 1. / 64
 func newGroup(c *Cache, name string, s settings) *group {
 	g := &group{name: name, cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
 	g.max.Store(s.maxBytes)
+	s.hotShare = min(s.hotShare, 1-absentShare)
+	g.hotShare = s.hotShare
 	small := func(share float64) *store {
 		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
 	}
@@ -264,6 +266,12 @@ func newGroup(c *Cache, name string, s settings) *group {
 	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
 	g.main.rates.most = g.rates.most
 	return g
+}
+
+// forDecoded is how much of the memory decoded values may take: half of what is sure to be there for entries of this
+// process.
+func (g *group) forDecoded() int64 {
+	return int64((1 - absentShare - g.hotShare) / 2 * float64(g.max.Load()))
 }
 
 func (g *group) setMaxBytes(n int64) {
