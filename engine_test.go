@@ -3,6 +3,7 @@ package shoal
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -232,33 +233,48 @@ func TestLRUEngineKeepsErrors(t *testing.T) {
 	}
 }
 
-// The heap that a group takes is what MaxBytes says, with values of any size.
+// The heap that a group takes is what MaxBytes says, with values of any size, and whenever they end.
 func TestHeapMatchesMaxBytes(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		t.Skip("measures the heap")
 	}
 	const budget = 16 << 20
-	for _, size := range []int{10, 100, 1 << 10, 64 << 10, 1 << 20} {
-		heap := func() int64 {
-			var m runtime.MemStats
-			runtime.GC()
-			runtime.GC()
-			runtime.ReadMemStats(&m)
-			return int64(m.HeapAlloc)
+	for name, ttl := range map[string]func(n int) time.Duration{
+		"no TTL":            func(int) time.Duration { return 0 },
+		"one TTL":           func(int) time.Duration { return time.Hour },
+		"mixed TTLs":        func(n int) time.Duration { return time.Millisecond << (n % 36) },
+		"TTL for 290 years": func(int) time.Duration { return math.MaxInt64 },
+	} {
+		for _, size := range []int{0, 10, 100, 1 << 10, 64 << 10, 1 << 20} {
+			if name != "no TTL" && size != 0 && size != 100 {
+				continue
+			}
+			heap := func() int64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc)
+			}
+			before := heap()
+			c := &clock{epoch: time.Now()}
+			s := &store{engine: newPackedEngine(c, budget, func() int64 { return 0 }), aging: aging{clock: c}}
+			for n := range 10*budget/(size+60) + 1 {
+				e := entry{fresh: ttl(n), ends: ttl(n)}
+				_, cost := s.put(fmt.Sprintf("key %012d", n), make([]byte, size), e)
+				s.shrink(cost)
+			}
+			ratio := float64(heap()-before) / budget
+			entries := s.numbers().entries
+			t.Logf("%s, %d bytes: %d entries take %.3f of MaxBytes", name, size, entries, ratio)
+			least := int64(budget * 7 / 10 / (size + 116))
+			if name == "mixed TTLs" {
+				least /= 2 // some end meanwhile
+			}
+			if ratio > 1.08 || entries < least {
+				t.Errorf("%s, %d bytes: %d entries, of %d at least, take %.3f of MaxBytes", name, size, entries, least, ratio)
+			}
+			runtime.KeepAlive(s)
 		}
-		before := heap()
-		c := &clock{epoch: time.Now()}
-		s := &store{engine: newPackedEngine(c, budget, func() int64 { return 0 }), aging: aging{clock: c}}
-		for n := range 10*budget/(size+60) + 1 {
-			_, cost := s.put(fmt.Sprintf("key %012d", n), make([]byte, size), entry{})
-			s.shrink(cost)
-		}
-		ratio := float64(heap()-before) / budget
-		entries := s.numbers().entries
-		t.Logf("%d bytes: %d entries take %.3f of MaxBytes", size, entries, ratio)
-		if least := int64(budget * 7 / 10 / (size + 116)); ratio > 1.08 || entries < least {
-			t.Errorf("%d bytes: %d entries, of %d at least, take %.3f of MaxBytes", size, entries, least, ratio)
-		}
-		runtime.KeepAlive(s)
 	}
 }

@@ -253,6 +253,8 @@ func newGroup(c *Cache, name string, s settings) *group {
 	g.asks = func(ctx context.Context, f *fetchFlight) (found, error) {
 		return g.ask(ctx, f, f.Key(), question{callers: int64(f.Seal()), lease: g.hotShare > 0})
 	}
+	s.hotShare = min(s.hotShare, 1-absentShare)
+	g.hotShare = s.hotShare
 	small := func(share float64) *store {
 		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
 	}
@@ -270,6 +272,12 @@ func newGroup(c *Cache, name string, s settings) *group {
 	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
 	g.main.rates.most = g.rates.most
 	return g
+}
+
+// forDecoded is how much of the memory decoded values may take: half of what is sure to be there for entries of this
+// process.
+func (g *group) forDecoded() int64 {
+	return int64((1 - absentShare - g.hotShare) / 2 * float64(g.max.Load()))
 }
 
 func (g *group) setMaxBytes(n int64) {

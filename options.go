@@ -81,7 +81,7 @@ func NewGroup[V any](c *Cache, name string, get Getter[V], opts *GroupOptions[V]
 	}
 	group := &Group[V]{group: g, codec: o.Codec, ttl: o.ttl}
 	if o.Share {
-		group.decoded = &decoded[V]{sizeOf: o.sizeOf, most: g.max.Load, seed: maphash.MakeSeed()}
+		group.decoded = &decoded[V]{sizeOf: o.sizeOf, most: g.forDecoded, seed: maphash.MakeSeed()}
 		g.decodedBytes, g.forgetDecoded = group.decoded.used.Load, group.decoded.clear
 	}
 	if !c.register(g) {

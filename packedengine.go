@@ -40,7 +40,11 @@ func (p packedEngine) peek(key string) (entry, bool) {
 	return entryOf(e), ok
 }
 
+// put keeps values only: for errors there is the lruEngine.
 func (p packedEngine) put(key string, value []byte, e entry, version func(old uint64) uint64) (entry, int64) {
+	if e.err != nil {
+		panic("shoal: a packedEngine keeps no errors")
+	}
 	m := packed.Meta{Born: int64(e.born), Fresh: int64(e.fresh), Ends: int64(e.ends)}
 	put := true
 	kept := p.Put(key, value, func(old packed.Meta, held bool) (packed.Meta, bool) {
@@ -73,7 +77,7 @@ func (p packedEngine) retain(keep func(key string) bool) {
 }
 
 func (p packedEngine) setMax(n int64) { p.SetMax(max(n, 0)) }
-func (p packedEngine) shrink(int64)   { p.Shrink() }
+func (p packedEngine) shrink(n int64) { p.Shrink(n) }
 func (p packedEngine) inUse() int64   { return p.Used() }
 
 func (p packedEngine) numbers() engineNumbers {

@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -10,7 +11,7 @@ import (
 
 // decoded keeps values of a group as they were decoded, beside their encodings, for GroupOptions.Share: those that have
 // been read again. A value is right as long as the entry has the version that it was decoded from. They take no more
-// than half of the group's memory, and go by least recent use.
+// than most, and go by least recent use.
 type decoded[V any] struct {
 	sizeOf func(v V, encoded int) int64
 	most   func() int64
@@ -47,25 +48,32 @@ func (d *decoded[V]) get(key string, version uint64) (v V, ok bool) {
 	return v, false
 }
 
-// put keeps v, and returns what that costs the group's memory.
+// put keeps v, and returns what that costs the group's memory. What costs more than a quarter of what all may is not kept.
 func (d *decoded[V]) put(key string, version uint64, v V, encoded int) (cost int64) {
 	cost = d.sizeOf(v, encoded) + int64(len(key)) + decodedOverhead // outside the lock: it is the user's function
-	share := d.most() / 2 / int64(len(d.shards))
-	sh := d.shardOf(key)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	before := sh.values.Cost()
-	sh.values.Remove(key)
-	if cost >= 0 && cost <= share/4 {
-		sh.values.Add(key, decodedValue[V]{version, v}, cost)
+	most := d.most()
+	if cost < 0 || cost > most/4 {
+		return 0
 	}
-	for sh.values.Cost() > share {
-		if _, _, ok := sh.values.RemoveOldest(); !ok {
+	before := d.used.Load()
+	mine := maphash.String(d.seed, key) % uint64(len(d.shards))
+	for i := range uint64(len(d.shards)) { // its own shard first, and others only if they hold what it has no room for
+		sh := &d.shards[(mine+i)%uint64(len(d.shards))]
+		sh.mu.Lock()
+		was := sh.values.Cost()
+		if i == 0 {
+			sh.values.Add(strings.Clone(key), decodedValue[V]{version, v}, cost) // key may be part of something large
+		}
+		for d.used.Load()+sh.values.Cost()-was > most && sh.values.Len() > int(1-min(i, 1)) {
+			sh.values.RemoveOldest()
+		}
+		all := d.used.Add(sh.values.Cost() - was)
+		sh.mu.Unlock()
+		if all <= most {
 			break
 		}
 	}
-	d.used.Add(sh.values.Cost() - before)
-	return max(sh.values.Cost()-before, 0)
+	return max(d.used.Load()-before, 0)
 }
 
 func (d *decoded[V]) clear() {

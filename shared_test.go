@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -104,6 +106,45 @@ func TestSharedValuesAreCounted(t *testing.T) {
 		f.groups[0].SetMaxBytes(most / 8)
 		if s := f.groups[0].Stats(); s.Bytes > most/8 {
 			t.Errorf("%d bytes of %d", s.Bytes, most/8)
+		}
+	})
+}
+
+// Of half the memory, a value may take a half, however the keys are spread.
+func TestLargeValuesAreSharedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var decodings atomic.Int64
+		f := newThings(t, 1, &decodings, shoal.GroupOptions[*thing]{MaxBytes: 2 << 20})
+		key := strings.Repeat("k", 4000)
+		for i := range 100 {
+			if _, err := f.groups[0].Get(t.Context(), fmt.Sprint(key, i%10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := decodings.Load(); n > 30 {
+			t.Errorf("decoded %d times", n)
+		}
+	})
+}
+
+// What is shared does not keep what its key was cut from.
+func TestSharedValuesDoNotKeepTheCallersKeys(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures the heap")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var decodings atomic.Int64
+		f := newThings(t, 1, &decodings, shoal.GroupOptions[*thing]{MaxBytes: 8 << 20})
+		for i := range 100 {
+			large := fmt.Sprintf("%04d", i) + strings.Repeat("x", 1<<20)
+			for range 3 {
+				f.groups[0].Get(t.Context(), large[:4])
+			}
+		}
+		var m runtime.MemStats
+		runtime.GC()
+		if runtime.ReadMemStats(&m); m.HeapAlloc > 64<<20 {
+			t.Errorf("%d MiB of heap", m.HeapAlloc>>20)
 		}
 	})
 }

@@ -146,11 +146,13 @@ func (ch *chunk) is(offset int, key string) bool {
 	return n == len(key) && string(ch.buf[at:at+n]) == key
 }
 
-// value returns the value of the entry at offset, and when its freshness ends.
+// value returns the value of the entry at offset, and when its freshness ends, or it itself.
 func (ch *chunk) value(offset int) (data []byte, fresh int64) {
 	at, key, value, flags := ch.lengths(offset)
 	if flags&hasFresh != 0 {
-		fresh = int64(binary.LittleEndian.Uint64(ch.buf[at+16:]))
+		if fresh = int64(binary.LittleEndian.Uint64(ch.buf[at+16:])); fresh == 0 {
+			fresh = int64(binary.LittleEndian.Uint64(ch.buf[at+24:]))
+		}
 	}
 	at += 16 + timesOf(flags) + key
 	return ch.buf[at : at+value : at+value], fresh

@@ -18,7 +18,7 @@ func Example() {
 		m.Ends = m.Fresh
 		return m, true
 	})
-	c.Shrink() // outside all locks
+	c.Shrink(100) // outside all locks
 
 	e, ok := c.Get("a key")
 	fmt.Printf("%s %v, version %d\n", e.Value, ok, e.Version)

@@ -12,6 +12,7 @@ package packed
 import (
 	"hash/maphash"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 )
@@ -20,10 +21,11 @@ import (
 type Cache struct {
 	seed   maphash.Seed
 	max    atomic.Int64
-	used   atomic.Int64 // of max: chunks, indexes, ghosts
 	lent   func() int64
 	now    func() int64
 	shards []shard
+	_      [64]byte     // what follows is written by every Put, and what is before read by every Get
+	used   atomic.Int64 // of max: chunks, indexes, ghosts, endings
 }
 
 // Meta is what a Cache keeps with a value. Times are by the clock of the Cache.
@@ -158,11 +160,8 @@ func (c *Cache) Clear() {
 // SetMax changes the bound, and evicts until it is kept.
 func (c *Cache) SetMax(max int64) {
 	c.max.Store(max)
-	c.shrink(nil)
+	c.Shrink(math.MaxInt64)
 }
-
-// Shrink evicts while more than the bound is used, here and by whom the rest is lent.
-func (c *Cache) Shrink() { c.shrink(nil) }
 
 // Max is the bound.
 func (c *Cache) Max() int64 { return c.max.Load() }
@@ -201,24 +200,25 @@ func (c *Cache) Keys() iter.Seq[string] {
 
 func (c *Cache) over() bool { return c.used.Load()+c.lent() > c.max.Load() }
 
-// shrink evicts while the bound is exceeded: from the shard that uses most of a few, of which first is one.
-func (c *Cache) shrink(first *shard) {
-	for idle := 0; c.over() && idle < 2*len(c.shards); {
-		most := first
-		for range 2 {
-			sh := &c.shards[rand.IntN(len(c.shards))]
-			if most == nil || sh.used.Load() > most.used.Load() {
-				most = sh
-			}
+// Shrink evicts while more than the bound is used, here and by whom the rest is lent, but not many more than n bytes: so
+// who has put something evicts for that, and not for all others. It evicts from that one of two shards which uses more.
+func (c *Cache) Shrink(n int64) {
+	n = min(n, math.MaxInt64/4)*2 + maxChunk
+	for idle, next := 0, 0; n > 0 && c.over() && idle < 2*len(c.shards); {
+		sh, other := &c.shards[rand.IntN(len(c.shards))], &c.shards[rand.IntN(len(c.shards))]
+		if idle > 0 { // each in turn, until there is one that has something
+			sh = &c.shards[next%len(c.shards)]
+			next++
+		} else if other.used.Load() > sh.used.Load() {
+			sh = other
 		}
-		most.mu.Lock()
-		freed := most.evict()
-		most.mu.Unlock()
-		if freed {
+		sh.mu.Lock()
+		before := sh.used.Load()
+		freed := sh.evict()
+		n -= before - sh.used.Load()
+		sh.mu.Unlock()
+		if idle++; freed {
 			idle = 0
-		} else {
-			idle++
-			first = &c.shards[idle%len(c.shards)]
 		}
 	}
 }

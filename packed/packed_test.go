@@ -3,6 +3,7 @@ package packed
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -28,7 +29,7 @@ func audit(t *testing.T, c *Cache) {
 		sh := &c.shards[i]
 		sh.mu.Lock()
 		idx, table := sh.index.Load(), *sh.table.Load()
-		mine := idx.bytes() + int64(len(table))*8 + int64(len(sh.ghosts.places))*4 + int64(sh.endings.slots)*8
+		mine := idx.bytes() + int64(len(table))*8 + int64(len(sh.ghosts.places))*4 + sh.endings.bytes
 		var entries int64
 		live := make(map[*chunk]int)
 		passed := make([]uint64, len(idx.buckets))
@@ -98,6 +99,9 @@ func TestAgainstAMap(t *testing.T) {
 }
 
 func FuzzAgainstAMap(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(seed, uint16(1999))
+	}
 	f.Fuzz(func(t *testing.T, seed uint64, calls uint16) { againstAMap(t, seed, int(calls%2000)) })
 }
 
@@ -106,7 +110,10 @@ func FuzzAgainstAMap(f *testing.F) {
 func againstAMap(t *testing.T, seed uint64, calls int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 1))
-	max := int64(1) << (8 + rng.IntN(15))
+	max, roomy := int64(1)<<(8+rng.IntN(15)), rng.IntN(4) == 0
+	if roomy {
+		max = 1 << 30 // and what has not ended is there
+	}
 	c, now := newTest(max)
 	type kept struct {
 		id   byte
@@ -137,7 +144,7 @@ func againstAMap(t *testing.T, seed uint64, calls int) {
 				}
 				return k.m, true
 			})
-			c.Shrink()
+			c.Shrink(1 << 20)
 			model[key] = k
 		case 7:
 			now.Add(rng.Int64N(1 << 36))
@@ -147,11 +154,20 @@ func againstAMap(t *testing.T, seed uint64, calls int) {
 			if ok && (!known || e.Meta != want.m || !bytes.Equal(e.Value, value(want.id, want.size))) {
 				t.Fatalf("seed %d: Get(%q) = %+v, want %+v, %v", seed, key, e.Meta, want.m, known)
 			}
+			ended := want.m.Ends != 0 && want.m.Ends <= now.Load()
+			if ok && ended || !ok && roomy && known && !ended {
+				t.Fatalf("seed %d: Get(%q) = %v of what has ended: %v", seed, key, ok, ended)
+			}
 		}
-		if n%5000 == 4999 || n == calls-1 {
+		if rng.IntN(500) == 0 || n == calls-1 {
 			audit(t, c)
-			max = int64(1) << (8 + rng.IntN(15))
-			c.SetMax(max)
+			if !roomy {
+				max = int64(1) << (8 + rng.IntN(15))
+				c.SetMax(max)
+			} else if rng.IntN(4) == 0 {
+				c.Clear()
+				clear(model)
+			}
 		}
 		if least := int64(512 * len(c.shards)); c.Used() > max+least+max/16 {
 			t.Fatalf("seed %d: %d bytes of %d are used", seed, c.Used(), max)
@@ -180,7 +196,7 @@ func TestOverhead(t *testing.T) {
 		c, _ := newTest(16 << 30)
 		for i := range n {
 			c.Put(fmt.Sprintf("key %012d", i), make([]byte, 100), always(Meta{Version: 1, Born: 1}))
-			c.Shrink()
+			c.Shrink(1 << 20)
 		}
 		after := heap()
 		begin := time.Now()
@@ -198,7 +214,7 @@ func TestOverhead(t *testing.T) {
 func fill(c *Cache, from, to, size int, m Meta) {
 	for i := from; i < to; i++ {
 		c.Put(fmt.Sprint("key ", i), make([]byte, size), always(m))
-		c.Shrink()
+		c.Shrink(1 << 20)
 	}
 }
 
@@ -239,7 +255,7 @@ func TestOverwritingAndDeletingGiveRoomBack(t *testing.T) {
 	fill(c, 0, 1000, 500, Meta{Version: 1})
 	for n := range 20_000 { // far more than the bound, of one key in ten
 		c.Put(fmt.Sprint("key ", n%100), make([]byte, 500), always(Meta{Version: uint64(n)}))
-		c.Shrink()
+		c.Shrink(1 << 20)
 	}
 	if n := count(c, 0, 1000); n != 1000 {
 		t.Errorf("%d of 1000 are left", n)
@@ -308,7 +324,7 @@ func TestOverwrittenEntriesAreNotRememberedUntilTheyWouldHaveEnded(t *testing.T)
 		m := Meta{Version: 1, Born: now.Load(), Fresh: now.Load() + 1<<50}
 		m.Ends = m.Fresh
 		c.Put(fmt.Sprint("key ", n%10), make([]byte, 100), always(m))
-		c.Shrink()
+		c.Shrink(1 << 20)
 	}
 	slots := 0
 	for i := range c.shards {
@@ -331,7 +347,7 @@ func TestEntriesOfAllSizes(t *testing.T) {
 		if !c.Put("key", value, always(Meta{Version: uint64(size)})) {
 			t.Errorf("%d bytes were not kept", size)
 		}
-		c.Shrink()
+		c.Shrink(1 << 20)
 		if e, ok := c.Get("key"); !ok || !bytes.Equal(e.Value, value) || e.Version != uint64(size) {
 			t.Errorf("of %d bytes: %v, %d bytes", size, ok, len(e.Value))
 		}
@@ -377,7 +393,7 @@ func TestTheSmallQueueBecomesAsLargeAsHelps(t *testing.T) {
 		_, ok := c.Get(key)
 		if !ok {
 			c.Put(key, make([]byte, 100), always(Meta{Version: 1}))
-			c.Shrink()
+			c.Shrink(1 << 20)
 		}
 		return ok
 	}
@@ -396,6 +412,85 @@ func TestTheSmallQueueBecomesAsLargeAsHelps(t *testing.T) {
 		t.Errorf("%d of %d hits", hits, n)
 	}
 	audit(t, c)
+}
+
+// What comes back from one queue's evicted gives that queue room, and the more the fewer they are.
+func TestTheSmallQueueLearnsFromWhatComesBack(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	fill(c, 0, 20_000, 100, Meta{Version: 1})
+	sh := &c.shards[0]
+	after := func(fromMain bool, small, main int64) float64 {
+		sh.room, sh.ghosts.small, sh.ghosts.main = 0.4, small, main
+		for range 100 {
+			sh.learn(fromMain, 100)
+		}
+		return sh.room
+	}
+	if grown, shrunk := after(false, 500, 500), after(true, 500, 500); grown < 0.405 || shrunk > 0.395 {
+		t.Errorf("of 0.4 there are %.3f after words for it, %.3f after words against it", grown, shrunk)
+	}
+	if rare, common := after(false, 100, 900), after(false, 900, 100); rare-0.4 < 5*(common-0.4) {
+		t.Errorf("%.4f by words from a tenth, %.4f by as many from nine tenths", rare, common)
+	}
+	if rare, common := after(true, 900, 100), after(true, 100, 900); 0.4-rare < 5*(0.4-common) {
+		t.Errorf("%.4f by words from a tenth, %.4f by as many from nine tenths", rare, common)
+	}
+	if c.SetMax(1 << 14); sh.room != after(true, 100, 900) {
+		t.Errorf("what was learnt has gone with a change of the bound: %v", sh.room)
+	}
+}
+
+// One eviction does not carry over more than a quarter of what there is, though all of it is in use.
+func TestEvictionsAreOfBoundedLength(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	sh := &c.shards[0]
+	for n := range 50_000 {
+		key := fmt.Sprint("key ", n)
+		c.Put(key, make([]byte, 400), always(Meta{Version: 1}))
+		for range 3 {
+			c.Get(key)
+		}
+		c.Shrink(400)
+		if all := int(sh.small.bytes + sh.main.bytes); sh.promoted > all/4+maxChunk/128 {
+			t.Fatalf("%d bytes of %d were carried over at once", sh.promoted, all)
+		}
+	}
+}
+
+// A shard gives its chunks ids that come again. Nothing that knows an old one takes the new chunk for it.
+func TestIDsOfChunksComeAgain(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("a million chunks")
+	}
+	c, now := newTest(64 << 10)
+	sh := &c.shards[0]
+	for i := range 16 {
+		c.Put(fmt.Sprint("ends ", i), bytes.Repeat([]byte{127}, 90+i%7), always(Meta{Version: 1, Fresh: 1 << 50, Ends: 1 << 50}))
+	}
+	value := bytes.Repeat([]byte{0xf1, 0x92, 0x53}, 100) // which would be long lengths
+	for n := 0; n < 1_000_000 || sh.nextID != 10; n++ {
+		c.Put(fmt.Sprint("key ", n), value, always(Meta{Version: 1}))
+		c.Shrink(400)
+	}
+	now.Store(1<<50 + 1<<46)
+	fill(c, 0, 100, 400, Meta{Version: 1})
+	audit(t, c)
+	if n := c.Stats().Expired; n > 16 {
+		t.Errorf("%d expired", n)
+	}
+}
+
+func TestWhatNeverEndsIsNotTheFirstToGo(t *testing.T) {
+	c, _ := newTest(1 << 20)
+	forEver := Meta{Version: 1, Fresh: math.MaxInt64, Ends: math.MaxInt64}
+	c.Put("key", []byte("v"), always(forEver))
+	for range 10 {
+		c.Get("key")
+	}
+	fill(c, 0, 20_000, 400, forEver)
+	if n := c.Stats().Expired; n != 0 {
+		t.Errorf("%d of what never ends have expired", n)
+	}
 }
 
 func TestBoundMovesBothWays(t *testing.T) {
@@ -448,9 +543,15 @@ func TestReadersAmongWriters(t *testing.T) {
 						m.Ends = m.Fresh
 					}
 					c.Put(fmt.Sprint(key), fill(key, make([]byte, rng.IntN(1000))), always(m))
-					c.Shrink()
+					c.Shrink(1 << 20)
 				}
 				now.Add(1)
+				switch rng.IntN(2000) {
+				case 0:
+					c.Clear()
+				case 1:
+					c.SetMax(int64(rng.IntN(2 << 20)))
+				}
 			}
 			stop.Store(true)
 		})
@@ -464,6 +565,9 @@ func TestReadersAmongWriters(t *testing.T) {
 				e, ok := c.Get(fmt.Sprint(key))
 				if !ok {
 					continue
+				}
+				if e.Version != uint64(key) {
+					t.Errorf("the entry of key %d is that of key %d", key, e.Version)
 				}
 				if held = append(held, e); len(held) > 1000 {
 					held = held[500:]

@@ -11,13 +11,15 @@ type shard struct {
 	cache *Cache
 	index atomic.Pointer[index]
 	table atomic.Pointer[[]atomic.Pointer[chunk]] // the chunks by the low bits of their ids
+	_     [64]byte                                // what follows is written by every put
 
 	mu       sync.Mutex // guards what follows, and every change of what is above
 	nextID   uint32
+	passed   uint32 // ids, since the last look at endings
 	chunks   int
-	small    queue // what has come lately
-	main     queue // what has been asked for again
-	room     int64 // how many bytes the small queue may take
+	small    queue   // what has come lately
+	main     queue   // what has been asked for again
+	room     float64 // what share of all the small queue may take
 	ghosts   ghosts
 	endings  endings
 	used     atomic.Int64 // of the budget
@@ -39,7 +41,7 @@ func (sh *shard) reset() {
 	idx, table := newIndex(1), make([]atomic.Pointer[chunk], 8)
 	sh.index.Store(idx)
 	sh.table.Store(&table)
-	sh.small, sh.main, sh.room, sh.chunks, sh.entries = queue{}, queue{}, 0, 0, 0
+	sh.small, sh.main, sh.room, sh.chunks, sh.entries = queue{}, queue{}, firstRoom, 0, 0
 	sh.ghosts, sh.endings = ghosts{}, endings{}
 	sh.use(idx.bytes() + int64(len(table))*8)
 }
@@ -47,7 +49,15 @@ func (sh *shard) reset() {
 // find returns the slot of key, what was in it, and the chunk it named. It takes no lock: what a slot names is not
 // changed any more, and no other chunk bears the name for a long time after.
 func (sh *shard) find(h uint64, key string) (at *atomic.Uint64, slot uint64, ch *chunk) {
-	idx := sh.index.Load()
+	for {
+		idx := sh.index.Load()
+		if at, slot, ch = sh.findIn(idx, h, key); at != nil || idx == sh.index.Load() {
+			return at, slot, ch
+		}
+	}
+}
+
+func (sh *shard) findIn(idx *index, h uint64, key string) (at *atomic.Uint64, slot uint64, ch *chunk) {
 	tag := h >> tagShift
 	for n, b := 0, h&idx.mask; n < len(idx.buckets); n, b = n+1, (b+1)&idx.mask {
 		bucket := &idx.buckets[b]
@@ -201,6 +211,7 @@ func (sh *shard) newChunk(q *queue, size int) {
 	}
 	for {
 		sh.nextID = (sh.nextID + 1) & maxID
+		sh.passed++
 		if at := &table[int(sh.nextID)&(len(table)-1)]; sh.nextID != 0 && at.Load() == nil {
 			ch.id = sh.nextID
 			at.Store(ch)
@@ -210,6 +221,10 @@ func (sh *shard) newChunk(q *queue, size int) {
 	sh.chunks++
 	q.push(ch)
 	sh.use(ch.cost())
+	if sh.passed > maxID/4 {
+		sh.retainEndings() // or they could name a chunk that has the id of another
+		sh.passed = 0
+	}
 }
 
 // release lets go of a chunk that nothing in the index names.
@@ -219,6 +234,10 @@ func (sh *shard) release(ch *chunk) {
 	ch.queue.remove(ch)
 	sh.chunks--
 	sh.use(-ch.cost())
+	if ahead := (ch.id - sh.nextID) & maxID; ahead <= maxID/2 { // who is just reading the id must not find another chunk
+		sh.passed += ahead
+		sh.nextID = ch.id
+	}
 }
 
 // The small queue has a tenth of a shard in the beginning. (The figures here are the best that bench/hitratio has found, over
@@ -234,22 +253,14 @@ const (
 // left had had more room. As in ARC (Megiddo and Modha, FAST 2003), such a word counts for more the fewer have left that
 // queue: what matters is how likely they are to come back.
 func (sh *shard) learn(fromMain bool, size int) {
-	small, main := sh.ghosts.small, sh.ghosts.main
-	lesson := lessonsOfAnEntry * int64(size)
+	small, main := float64(sh.ghosts.small), float64(sh.ghosts.main)
+	lesson := lessonsOfAnEntry * float64(size) / float64(sh.small.bytes+sh.main.bytes+1) / (small + main + 1)
 	if fromMain {
-		sh.room -= lesson * small / (small + main + 1)
+		sh.room -= lesson * small
 	} else {
-		sh.room += lesson * main / (small + main + 1)
+		sh.room += lesson * main
 	}
-	sh.limitRoom()
-}
-
-func (sh *shard) limitRoom() {
-	all := float64(sh.small.bytes + sh.main.bytes)
-	if sh.room == 0 {
-		sh.room = int64(firstRoom * all)
-	}
-	sh.room = min(max(sh.room, int64(leastRoom*all)), int64(mostRoom*all))
+	sh.room = min(max(sh.room, leastRoom), mostRoom)
 }
 
 // evict frees memory, and reports false if there is nothing to free: what has ended goes first.
@@ -258,9 +269,8 @@ func (sh *shard) evict() bool {
 		return true
 	}
 	sh.promoted = 0
-	sh.limitRoom()
 	for {
-		if sh.main.oldest == nil || sh.small.chunks > 1 && sh.small.bytes > sh.room {
+		if sh.main.oldest == nil || sh.small.chunks > 1 && float64(sh.small.bytes) > sh.room*float64(sh.small.bytes+sh.main.bytes) {
 			if sh.small.oldest == nil {
 				return false
 			}
@@ -289,7 +299,7 @@ func (sh *shard) workOff(q *queue) {
 	all := sh.main.bytes + sh.small.bytes
 	stays := int64(sh.promoted) < all/4
 	again := uint64(1) // how often an entry of the small queue must have been used to stay: the longer it was there, the more
-	if float64(sh.room) >= roomToBeUsedTwice*float64(all) {
+	if sh.room >= roomToBeUsedTwice {
 		again = 2
 	}
 	for offset := 0; offset < ch.tail; {
@@ -364,9 +374,9 @@ func (sh *shard) compact() bool {
 
 // expire drops what has ended, without looking for it, and reports whether that has freed anything.
 func (sh *shard) expire() bool {
-	before, now := sh.used.Load(), sh.cache.now()
+	before, now, noted := sh.used.Load(), sh.cache.now(), sh.endings.bytes
 	due := sh.endings.due(now)
-	sh.use(-8 * int64(len(due)))
+	sh.use(sh.endings.bytes - noted)
 	for _, slot := range due {
 		if h, at, s, ch := sh.entryOf(slot); at != nil {
 			sh.expired++
@@ -392,20 +402,27 @@ func (sh *shard) entryOf(slot uint64) (h uint64, at *atomic.Uint64, s uint64, ch
 
 // note takes note of when the entry of a slot ends.
 func (sh *shard) note(ends, born int64, slot uint64) {
+	before := sh.endings.bytes
 	sh.endings.add(ends, born, slot)
-	sh.use(8)
+	sh.use(sh.endings.bytes - before)
 	sh.trimEndings()
 }
 
-// trimEndings forgets when entries end that have gone since, where most have.
+// trimEndings forgets when entries end that have gone since, where they are a third.
 func (sh *shard) trimEndings() {
-	if before := sh.endings.slots; int64(before) > 2*sh.entries+16 {
-		sh.endings.retain(func(slot uint64) bool {
-			_, at, _, _ := sh.entryOf(slot)
-			return at != nil
-		})
-		sh.use(8 * int64(sh.endings.slots-before))
+	if 2*int64(sh.endings.slots) > 3*sh.entries+2 {
+		sh.retainEndings()
 	}
+}
+
+// retainEndings forgets when entries end that have gone since.
+func (sh *shard) retainEndings() {
+	before := sh.endings.bytes
+	sh.endings.retain(func(slot uint64) bool {
+		_, at, _, _ := sh.entryOf(slot)
+		return at != nil
+	})
+	sh.use(sh.endings.bytes - before)
 }
 
 // trim makes tables smaller that have been larger than they need be for long, and reports whether that has freed anything.
@@ -428,7 +445,7 @@ func (sh *shard) trim() bool {
 // retable replaces the table of chunks by one of n places, or of more if two chunks would have the same.
 func (sh *shard) retable(n int) []atomic.Pointer[chunk] {
 	old := *sh.table.Load()
-	for {
+	for ; n != len(old); n *= 2 {
 		table, ok := make([]atomic.Pointer[chunk], n), true
 		for i := range old {
 			if ch := old[i].Load(); ch != nil {
@@ -442,8 +459,8 @@ func (sh *shard) retable(n int) []atomic.Pointer[chunk] {
 			sh.table.Store(&table)
 			return table
 		}
-		n *= 2
 	}
+	return old // it cannot be made smaller
 }
 
 func (sh *shard) keys() []string {

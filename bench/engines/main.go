@@ -70,7 +70,7 @@ var caches = []cache{
 			},
 			set: func(key string, value []byte) {
 				c.Put(key, value, func(packed.Meta, bool) (packed.Meta, bool) { return packed.Meta{Version: 1}, true })
-				c.Shrink()
+				c.Shrink(1 << 20)
 			},
 		}
 	}},

@@ -197,7 +197,7 @@ const packedValue = 100
 
 func putPacked(c *packed.Cache, key int32, value []byte) {
 	c.Put(packedKey(key), value, func(packed.Meta, bool) (packed.Meta, bool) { return packed.Meta{Version: 1}, true })
-	c.Shrink()
+	c.Shrink(1 << 20)
 }
 
 // newPacked makes a packed cache. Its bound is in bytes, and with a budget of bytes that is it: keys and overhead count.
