@@ -415,6 +415,10 @@ func (l *line) dial() (*wire, error) {
 		w.fail(err)
 		return nil, err
 	}
+	w.mu.Lock()
+	now := l.cache.clock.now()
+	w.lookLocked(now+idleStream, now)
+	w.mu.Unlock()
 	go w.write()
 	go func() { w.fail(fmt.Errorf("%w: %w", errEnded, w.read(r))) }()
 	return w, nil

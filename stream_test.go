@@ -1,0 +1,546 @@
+package shoal_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shoalcache/shoal"
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// A roundTrip is a RoundTripper, between a cache and a transport.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A pair is a cache that owns every key behind a real http.Server, and a client of it with a real http.Transport.
+type pair struct {
+	asker, owner *shoal.Cache
+	group        *shoal.Group[string] // the asker's
+	server       *http.Server
+	posts        atomic.Int64 // that the server has been sent, streams included
+}
+
+// between makes what the two speak through: next leads to the server, and handler is what answers there.
+func newPairBetween(t *testing.T, get shoal.Getter[string], opts *shoal.Options, transport func(next http.RoundTripper) http.RoundTripper, handler func(http.Handler) http.Handler) *pair {
+	t.Helper()
+	p := &pair{server: new(http.Server)}
+	listener := newPipes()
+	pipes := &http.Transport{DialContext: listener.dial, MaxIdleConnsPerHost: 100}
+	var through http.RoundTripper = pipes
+	if transport != nil {
+		through = transport(pipes)
+	}
+	var o shoal.Options
+	if opts != nil {
+		o = *opts
+	}
+	o.Discovery, o.Logger = shoal.Static("owner"), quiet
+	o.Self = "owner"
+	p.owner = must1(t, shoal.New, &o)
+	o.Self, o.Transport = "", through
+	p.asker = must1(t, shoal.New, &o)
+	shoal.NewGroup(p.owner, "g", get, nil)
+	var h http.Handler = p.owner
+	if handler != nil {
+		h = handler(h)
+	}
+	p.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.posts.Add(1)
+		h.ServeHTTP(w, r)
+	})
+	go p.server.Serve(listener)
+	t.Cleanup(func() {
+		p.asker.Shutdown(context.Background())
+		p.owner.Shutdown(context.Background())
+		pipes.CloseIdleConnections()
+		p.server.Close()
+	})
+	ready(t, p.asker)
+	p.group = shoal.NewGroup[string](p.asker, "g", nil, &shoal.GroupOptions[string]{HotBytes: -1})
+	return p
+}
+
+func must1[A, T any](t *testing.T, f func(A) (T, error), a A) T {
+	t.Helper()
+	v, err := f(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// warm has the asker open its stream.
+func (p *pair) warm(t *testing.T) {
+	t.Helper()
+	if _, err := p.group.Get(t.Context(), "warm"); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+// ask gets n keys at once, and checks what comes.
+func (p *pair) ask(t *testing.T, n int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			key := fmt.Sprint("key ", i)
+			if v, err := p.group.Get(t.Context(), key); v != strings.ToUpper(key) || err != nil {
+				t.Errorf("Get(%q) = %q, %v", key, v, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (p *pair) wire() string { return p.asker.Stats().Peers[0].Wire }
+
+var isStream = func(r *http.Request) bool {
+	return r.Header.Get("Upgrade") != "" || r.Header.Get("Content-Type") == streamType && r.GetBody == nil
+}
+
+// Whatever lies between two processes, they find a way, and the best there is.
+func TestWayOfAskingIsTheBestThereIs(t *testing.T) {
+	for name, test := range map[string]struct {
+		transport func(http.RoundTripper) http.RoundTripper
+		handler   func(http.Handler) http.Handler
+		want      string
+		most      int64 // POSTs, for 200 calls at once
+	}{
+		"nothing": {nil, nil, "stream", 3},
+		"no upgrade": {func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				r = r.Clone(r.Context())
+				r.Header.Del("Upgrade")
+				r.Header.Del("Connection")
+				return next.RoundTrip(r)
+			})
+		}, nil, "stream", 4},
+		"requests are passed on when they are whole": {func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if isStream(r) && r.Body != nil {
+					if _, err := io.ReadAll(r.Body); err != nil {
+						return nil, err
+					}
+				}
+				if r.Header.Get("Upgrade") != "" {
+					return nil, errors.New("not here")
+				}
+				return next.RoundTrip(r)
+			})
+		}, nil, "batch", 20},
+		"answers are passed on when they are whole": {func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				r = r.Clone(r.Context())
+				r.Header.Del("Upgrade")
+				resp, err := next.RoundTrip(r)
+				if err == nil {
+					var all []byte
+					all, err = io.ReadAll(resp.Body)
+					resp.Body.Close()
+					resp.Body = io.NopCloser(bytes.NewReader(all))
+				}
+				return resp, err
+			})
+		}, nil, "batch", 20},
+		"an older version": {nil, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if isStream(r) || r.Header.Get("Content-Type") == streamType {
+					w.Header().Set("Content-Type", mediaType)
+					w.WriteHeader(http.StatusUnsupportedMediaType)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		}, "single", 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPairBetween(t, upper, nil, test.transport, test.handler)
+				p.ask(t, 1)
+				time.Sleep(2 * time.Second)
+				before := p.posts.Load()
+				p.ask(t, 200)
+				if n := p.posts.Load() - before; p.wire() != test.want || n > test.most {
+					t.Errorf("asked by %q, in %d POSTs, want %q, %d at most", p.wire(), n, test.want, test.most)
+				}
+			})
+		})
+	}
+}
+
+func TestStreamIsTriedAgainLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Bool
+		p := newPairBetween(t, upper, nil, func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if isStream(r) && !open.Load() {
+					return nil, errors.New("not now")
+				}
+				return next.RoundTrip(r)
+			})
+		}, nil)
+		p.ask(t, 10)
+		if p.wire() != "batch" {
+			t.Errorf("asked by %q", p.wire())
+		}
+		open.Store(true)
+		for range 60 {
+			time.Sleep(time.Second)
+			p.ask(t, 1)
+		}
+		if p.wire() != "stream" {
+			t.Errorf("asked by %q after a minute", p.wire())
+		}
+	})
+}
+
+func TestCallerThatLeavesAStreamEndsTheLoadAtTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running atomic.Int64
+		p := newPairBetween(t, func(ctx context.Context, key string) (string, error) {
+			if key == "warm" {
+				return "", nil
+			}
+			running.Add(1)
+			defer running.Add(-1)
+			<-ctx.Done()
+			return "", ctx.Err()
+		}, nil, nil, nil)
+		p.warm(t)
+		for name, ctx := range map[string]func() (context.Context, context.CancelFunc){
+			"cancelled": func() (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				return ctx, cancel
+			},
+			"deadline": func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), time.Second) },
+		} {
+			ctx, cancel := ctx()
+			var wg sync.WaitGroup
+			for i := range 10 {
+				wg.Go(func() {
+					if _, err := p.group.Get(ctx, fmt.Sprint(name, i)); err == nil || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+			}
+			time.Sleep(time.Second / 2)
+			if n := running.Load(); n != 10 {
+				t.Errorf("%s: %d loads, want 10", name, n)
+			}
+			wg.Wait()
+			synctest.Wait()
+			if n := running.Load(); n != 0 {
+				t.Errorf("%s: %d loads go on for nobody", name, n)
+			}
+			cancel()
+		}
+		p.ask2(t, "warm")
+		if p.wire() != "stream" {
+			t.Errorf("asked by %q", p.wire())
+		}
+	})
+}
+
+func (p *pair) ask2(t *testing.T, key string) {
+	t.Helper()
+	if _, err := p.group.Get(t.Context(), key); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEveryCallEndsWhenThePeerDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPairBetween(t, slow(10*time.Second), nil, nil, nil)
+		p.warm(t)
+		began := time.Now()
+		time.AfterFunc(time.Second, func() { p.server.Close() })
+		time.AfterFunc(time.Second, func() { p.owner.Shutdown(ended(t)) })
+		keys := make([]string, 1000)
+		for i := range keys {
+			keys[i] = fmt.Sprint("key ", i)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if m, err := p.group.GetMany(t.Context(), keys); err == nil || len(m) > 0 {
+				t.Errorf("%d values, %v", len(m), err)
+			}
+		})
+		for i := range 1000 {
+			wg.Go(func() {
+				if v, err := p.group.Get(t.Context(), fmt.Sprint("single ", i)); err == nil {
+					t.Errorf("got %q", v)
+				}
+			})
+		}
+		if wg.Wait(); time.Since(began) > 2*time.Second {
+			t.Errorf("the last call ended after %v", time.Since(began))
+		}
+	})
+}
+
+func ended(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
+}
+
+// A connection that has died without a word costs PeerTimeout once; after that there is another.
+func TestSilentStreamIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 1, 5)
+		want(t, f, 0, keys[0], strings.ToUpper(keys[0]))
+		synctest.Wait()
+		if wire := f.Cache(0).Stats().Peers[0].Wire; wire != "batch" && wire != "stream" {
+			t.Fatalf("asked by %q", wire)
+		}
+		f.Loss(0, 1, 1)
+		began := time.Now()
+		want(t, f, 0, keys[1], strings.ToUpper(keys[1])) // here
+		if took := time.Since(began); took != 500*time.Millisecond {
+			t.Errorf("a lost question took %v", took)
+		}
+		f.Loss(0, 1, 0)
+		time.Sleep(time.Second)
+		began = time.Now()
+		for _, key := range keys[2:] {
+			want(t, f, 0, key, strings.ToUpper(key))
+		}
+		if took := time.Since(began); took != 0 || f.groups[1].Stats().Loads != 4 {
+			t.Errorf("after %v, %d loads at the owner", took, f.groups[1].Stats().Loads)
+		}
+	})
+}
+
+// What is no answer ends a stream, and those who have waited ask once more, alone.
+func TestGarbageOnAStreamIsNoAnswer(t *testing.T) {
+	long := binary.AppendUvarint(nil, 1<<40)
+	for name, garbage := range map[string][]byte{
+		"not a Reply":        {3, 0xff, 0xff, 0xff},
+		"a cut Reply":        delimited(t, &shoalpb.Reply{Id: 1<<16 | 1})[:1],
+		"an endless length":  bytes.Repeat([]byte{0xff}, 20),
+		"a very long length": long,
+		"nothing":            nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var bad atomic.Int64
+				p := newPairBetween(t, upper, nil, nil, func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if r.Header.Get("Upgrade") == "" {
+							next.ServeHTTP(w, r)
+							return
+						}
+						bad.Add(1)
+						conn, buf, _ := http.NewResponseController(w).Hijack()
+						defer conn.Close()
+						buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: shoal.v1\r\n\r\n")
+						buf.Write(delimited(t, &shoalpb.Reply{}))
+						buf.Flush()
+						if buf.ReadByte(); bad.Load() == 1 {
+							buf.Write(garbage)
+							buf.Flush()
+						}
+					})
+				})
+				p.warm(t)
+				p.ask(t, 100)
+				if bad.Load() == 0 {
+					t.Error("there was no stream")
+				}
+			})
+		})
+	}
+}
+
+// A peer that sends questions and does not read the answers is not answered without end.
+func TestPeerThatDoesNotReadIsNotWrittenToWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := alone(t, nil, func(context.Context, string) (string, error) { return strings.Repeat("v", 64<<10), nil })
+		listener := newPipes()
+		server := &http.Server{Handler: c}
+		go server.Serve(listener)
+		t.Cleanup(func() {
+			c.Shutdown(ended(t))
+			server.Close()
+		})
+		conn, err := listener.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, "POST /_shoal/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: shoal.v1\r\n\r\n")
+		r := bufio.NewReader(conn)
+		if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 101 {
+			t.Fatal(resp, err)
+		}
+		var sent atomic.Int64
+		go func() {
+			for i := range uint32(100_000) {
+				req := fetchRequest("g", "key")
+				req.Id = i + 1
+				b, _ := proto.Marshal(req)
+				if _, err := conn.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...)); err != nil {
+					return
+				}
+				sent.Add(1)
+			}
+		}()
+		synctest.Wait()
+		if n := sent.Load(); n > 2000 {
+			t.Errorf("%d questions were taken, for answers of 64 KiB each that nobody reads", n)
+		}
+		conn.Close()
+	})
+}
+
+// What would have to wait without end because nobody reads there is refused at once.
+func TestTooMuchUnderWayIsRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		defer close(over)
+		p := newPairBetween(t, upper, nil, nil, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Upgrade") == "" {
+					next.ServeHTTP(w, r)
+					return
+				}
+				conn, buf, _ := http.NewResponseController(w).Hijack()
+				defer conn.Close()
+				buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: shoal.v1\r\n\r\n")
+				buf.Write(delimited(t, &shoalpb.Reply{}))
+				buf.Flush()
+				<-over // and nothing is read
+			})
+		})
+		p.warm(t)
+		var wg sync.WaitGroup
+		var atOnce, later atomic.Int64
+		for i := range 100 {
+			wg.Go(func() {
+				began := time.Now()
+				err := p.group.Set(t.Context(), fmt.Sprint(i), strings.Repeat("v", 100<<10))
+				if err == nil {
+					t.Error("no error")
+				} else if time.Since(began) == 0 {
+					atOnce.Add(1)
+				} else {
+					later.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if atOnce.Load() < 40 || later.Load() < 1 {
+			t.Errorf("%d were refused at once, %d later", atOnce.Load(), later.Load())
+		}
+	})
+}
+
+// Values that would hold up others come by a way of their own, one by one or among many.
+func TestLargeValuesComeApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPairBetween(t, func(_ context.Context, key string) (string, error) {
+			if strings.HasPrefix(key, "large") {
+				return strings.Repeat(key, 50_000), nil
+			}
+			return key, nil
+		}, nil, nil, nil)
+		p.warm(t)
+		before := p.posts.Load()
+		m, err := p.group.GetMany(t.Context(), []string{"a", "large 1", "b", "large 2"})
+		if err != nil || len(m) != 4 || m["a"] != "a" || m["large 2"] != strings.Repeat("large 2", 50_000) {
+			t.Errorf("%d values, %v", len(m), err)
+		}
+		if v, err := p.group.Get(t.Context(), "large 3"); v != strings.Repeat("large 3", 50_000) || err != nil {
+			t.Errorf("%d bytes, %v", len(v), err)
+		}
+		if n := p.posts.Load() - before; n != 3 || p.wire() != "stream" {
+			t.Errorf("%d POSTs for three large values, asked by %q", n, p.wire())
+		}
+		must(t, p.group.Set(t.Context(), "a", strings.Repeat("long ", 50_000)))
+		if v, err := p.group.Get(t.Context(), "a"); v != strings.Repeat("long ", 50_000) || err != nil {
+			t.Errorf("%d bytes, %v", len(v), err)
+		}
+	})
+}
+
+// Streams that nobody uses are closed, and do not keep a peer's server from ending.
+func TestStreamsThatNobodyUsesAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Int64
+		p := newPairBetween(t, upper, nil, nil, nil)
+		p.server.ConnState = func(_ net.Conn, s http.ConnState) {
+			if s == http.StateHijacked {
+				open.Add(1)
+			}
+		}
+		p.warm(t)
+		if open.Load() != 1 {
+			t.Fatalf("%d streams", open.Load())
+		}
+		time.Sleep(5 * time.Minute)
+		p.ask(t, 1)
+		synctest.Wait()
+		if open.Load() != 2 {
+			t.Errorf("%d streams, want another after five minutes", open.Load())
+		}
+		p.ask(t, 1)
+		if p.wire() != "stream" {
+			t.Errorf("asked by %q", p.wire())
+		}
+	})
+}
+
+// Whatever comes as several Requests is answered or refused, and nothing hangs.
+func FuzzRequestsOfAStream(f *testing.F) {
+	var b []byte
+	for i, req := range []*shoalpb.Request{
+		fetchRequest("g", "key"), fetchRequest("no group", "key"), {Op: &shoalpb.Request_Cancel{Cancel: &shoalpb.Cancel{}}},
+		{Group: []byte("g"), Op: &shoalpb.Request_FetchMany{FetchMany: &shoalpb.FetchMany{Keys: [][]byte{[]byte("a"), []byte("b")}}}},
+		{Group: []byte("g"), Op: &shoalpb.Request_Write{Write: &shoalpb.Write{Op: shoalpb.Write_SET, Changes: []*shoalpb.Change{{Key: []byte("a")}}}}},
+		{Group: []byte("g"), Op: &shoalpb.Request_Purge{Purge: &shoalpb.Purge{}}}, {Op: &shoalpb.Request_Hello{Hello: &shoalpb.Hello{}}},
+	} {
+		req.Id = uint32(i + 1)
+		b, _ = shoalpb.AppendRequest(b, req)
+		f.Add(b)
+	}
+	c, err := shoal.New(&shoal.Options{Logger: quiet, MaxBodyBytes: 1 << 20, MaxValueBytes: 1 << 10})
+	if err != nil {
+		f.Fatal(err)
+	}
+	shoal.NewGroup(c, "g", upper, nil)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r := httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(body))
+		r.Header.Set("Content-Type", streamType)
+		w := httptest.NewRecorder()
+		c.ServeHTTP(w, r)
+		for out := w.Body.Bytes(); len(out) > 0; {
+			size, n := binary.Uvarint(out)
+			if n <= 0 || size > uint64(len(out)-n) {
+				t.Fatalf("what is said ends with %x", out)
+			}
+			if err := proto.Unmarshal(out[n:n+int(size)], new(shoalpb.Reply)); err != nil {
+				t.Fatal(err)
+			}
+			out = out[n+int(size):]
+		}
+	})
+}
