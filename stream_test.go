@@ -544,3 +544,32 @@ func FuzzRequestsOfAStream(f *testing.F) {
 		}
 	})
 }
+
+// A hit at a peer allocates what the value takes, and next to nothing on either side.
+func TestPeerHitAllocatesLittle(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	self := "http://" + server.Listener.Addr().String()
+	owner := must1(t, shoal.New, &shoal.Options{Self: self, Discovery: shoal.Static(self)})
+	server.Config.Handler = owner
+	server.Start()
+	asker := must1(t, shoal.New, &shoal.Options{Discovery: shoal.Static(self)})
+	t.Cleanup(func() {
+		asker.Shutdown(context.Background())
+		owner.Shutdown(context.Background())
+		server.Close()
+	})
+	ready(t, asker)
+	shoal.NewGroup(owner, "g", upper, nil)
+	g := shoal.NewGroup[shoal.ByteView](asker, "g", nil, &shoal.GroupOptions[shoal.ByteView]{HotBytes: -1})
+	get := func() {
+		if _, err := g.Get(t.Context(), "key"); err != nil {
+			t.Error(err)
+		}
+	}
+	for asker.Stats().Peers[0].Wire != "stream" {
+		get()
+	}
+	if n := testing.AllocsPerRun(1000, get); n > 3 {
+		t.Errorf("%v allocations, both sides together", n)
+	}
+}
