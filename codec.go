@@ -21,6 +21,10 @@ type Codec[V any] interface {
 	Decode(data []byte) (V, error)        // may keep data, must not change it
 }
 
+// CodecFor returns the Codec that a [Group] of V has by default, for one that goes around it. It fails where NewGroup would
+// panic: if V would not come back as it went in.
+func CodecFor[V any]() (Codec[V], error) { return codecFor[V]() }
+
 // codecFor returns the Codec that V has without the user's doing, or says why V would not come back as it went in.
 func codecFor[V any]() (Codec[V], error) {
 	for _, c := range []any{viewCodec{}, stringCodec{}, bytesCodec{}} {

@@ -359,7 +359,11 @@ func (a *answering) fetch(f *shoalpb.Fetch) (rest func(context.Context, *answeri
 		a.found(&q, result, err)
 		return nil
 	}
-	key = strings.Clone(key)
+	return later(strings.Clone(key), q, lease)
+}
+
+// later returns what is left to do where key must be loaded.
+func later(key string, q question, lease time.Duration) func(context.Context, *answering) {
 	return func(ctx context.Context, a *answering) {
 		a.loading(a.group.longestLoad(q.want))
 		result, err := a.group.answerLater(ctx, key, q, lease)

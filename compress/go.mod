@@ -1,0 +1,16 @@
+module github.com/shoalcache/shoal/compress
+
+go 1.26
+
+replace github.com/shoalcache/shoal => ../
+
+require (
+	github.com/klauspost/compress v1.18.0
+	github.com/shoalcache/shoal v0.0.0
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	golang.org/x/sync v0.22.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
