@@ -239,6 +239,9 @@ func (a *answering) shoal(r *http.Request) {
 // answer answers req if that takes no time, or returns what is left to do. What that keeps of req is not its bytes, unless
 // they are nobody else's.
 func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *answering)) {
+	if a.from != nil {
+		a.c.hints.heard(a.from.ID)
+	}
 	if hello := req.GetHello(); hello != nil {
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
@@ -351,7 +354,6 @@ func (c *Cache) heard(s *shoalpb.Sender) {
 	if p := c.peers.sender(s); p != nil {
 		p.counts.silent.Store(false)
 		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
-		c.hints.heard(p.ID)
 	}
 }
 

@@ -212,11 +212,11 @@ func (k *call) check(reply *shoalpb.Reply) error {
 	}
 	if k.peer.counts.silent.Load() { // on a stream, it has not said who it is again
 		k.peer.counts.silent.Store(false)
-		k.cache.hints.heard(k.peer.ID)
 	}
 	if r := reply.GetRefused(); r != nil {
 		return k.cache.refusal(r)
 	}
+	k.cache.hints.heard(k.peer.ID)
 	k.group.meet(reply.GetGeneration())
 	return nil
 }

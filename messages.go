@@ -33,6 +33,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (met *peer, err error) {
 		return nil, unexpected(reply)
 	}
 	c.meet(h.GetGroups())
+	c.hints.heard(string(reply.GetSender().GetId()))
 	return &peer{
 		Peer:        Peer{ID: string(reply.GetSender().GetId()), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
 		incarnation: reply.GetSender().GetIncarnation(),
