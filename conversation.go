@@ -31,6 +31,9 @@ type conversation struct {
 	fromIn *view           // … as a peer in this view
 	from   *peer
 
+	items     []byte // of an answer to be; of the same goroutine, as is the next
+	itemValue shoalpb.Value
+
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // there is room in out again, or err
 	out     []byte     // to be written
@@ -256,7 +259,7 @@ func (v *conversation) answer(a *answering, req *shoalpb.Request) {
 func (v *conversation) reply(id uint32, reply *shoalpb.Reply) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.replyLocked(id, reply)
+	v.replyLocked(id, reply, false)
 }
 
 // value is reply for a Value, without allocating.
@@ -265,11 +268,38 @@ func (v *conversation) value(a *answering, f *found) {
 	defer v.mu.Unlock()
 	a.value(f, &v.hot.value)
 	v.hot.answer.Value, v.hot.Answer, v.hot.Generation = &v.hot.value, &v.hot.answer, a.group.generation.message()
-	v.replyLocked(a.id, &v.hot.Reply)
+	v.replyLocked(a.id, &v.hot.Reply, false)
 	v.hot.value.Value = nil
 }
 
-func (v *conversation) replyLocked(id uint32, reply *shoalpb.Reply) {
+// item puts what was found among the items that sendItems sends. Both are for the goroutine that reads.
+func (v *conversation) item(a *answering, index uint32, f *found) {
+	if len(v.items)+f.value.Len() > itemsBytes {
+		v.sendItems(a)
+	}
+	a.value(f, &v.itemValue)
+	v.items = shoalpb.AppendItem(v.items, index, &v.itemValue)
+	v.itemValue.Value = nil
+}
+
+func (v *conversation) sendItems(a *answering) {
+	if len(v.items) == 0 {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.replyLocked(0, &shoalpb.Reply{}, true) {
+		v.out = shoalpb.AppendItems(v.out, a.id, a.group.generation.message(), v.items)
+	}
+	v.items = v.items[:0]
+}
+
+// replyLocked puts reply among what is to be written, or nothing if it is nothing but news and there are none. It waits for
+// room, and reports false if nothing is written any more.
+func (v *conversation) replyLocked(id uint32, reply *shoalpb.Reply, news bool) bool {
+	if len(v.out) >= flushAt {
+		v.flushLocked()
+	}
 	for len(v.out) > maxUnread && v.err == nil {
 		if v.writing {
 			v.room.Wait()
@@ -278,18 +308,20 @@ func (v *conversation) replyLocked(id uint32, reply *shoalpb.Reply) {
 		}
 	}
 	if v.err != nil {
-		return
+		return false
 	}
 	reply.Id, reply.Sender = id, v.c.news(&v.said)
+	if news && reply.Sender == nil {
+		return true
+	}
 	out, err := shoalpb.AppendReply(v.out, reply)
 	if err != nil {
 		v.c.opts.Logger.Error("shoal: an answer cannot be encoded", "error", err)
 		v.failedLocked(err)
-		return
+		return false
 	}
-	if v.out = out; len(out) >= flushAt {
-		v.flushLocked()
-	}
+	v.out = out
+	return true
 }
 
 func (v *conversation) flush() {

@@ -266,7 +266,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	case *shoalpb.Request_Fetch:
 		return a.fetch(op.Fetch)
 	case *shoalpb.Request_FetchMany:
-		return func(ctx context.Context, a *answering) { a.fetchMany(ctx, op.FetchMany) }
+		return a.manyNow(op.FetchMany.GetKeys())
 	case *shoalpb.Request_Write:
 		return func(ctx context.Context, a *answering) { a.write(ctx, op.Write) }
 	case *shoalpb.Request_Drop:

@@ -63,7 +63,8 @@ type call struct {
 	again    bool          // it has been sent a second time
 	answered bool          // something has come
 
-	in chan arrival
+	in  chan arrival
+	few chan arrival // in, unless many answers may come
 
 	id     uint32        // on the wire. It and what follows are guarded by the wire's lock
 	due    time.Duration // when it is given up
@@ -83,8 +84,9 @@ type arrival struct {
 func (c *Cache) newCall(l *line, p *peer, g *group, longestLoad time.Duration) *call {
 	k, _ := c.calls.Get().(*call)
 	if k == nil {
-		k = &call{in: make(chan arrival, 3)}
+		k = &call{few: make(chan arrival, 3)}
 	}
+	k.in = k.few
 	k.cache, k.line, k.peer, k.group, k.longestLoad, k.sent = c, l, p, g, longestLoad, c.clock.now()
 	if g != nil {
 		k.req.Group, k.req.Generation = g.nameBytes, g.generation.message()
@@ -104,15 +106,12 @@ func (k *call) end() {
 	if k.wire != nil {
 		k.wire.drop(k)
 	}
-	for len(k.in) > 0 {
-		<-k.in
-	}
-	if k.many {
-		return
+	for len(k.few) > 0 {
+		<-k.few
 	}
 	c := k.cache
 	k.line, k.peer, k.group, k.wire = nil, nil, nil, nil
-	k.alone, k.again, k.answered, k.worded, k.done = false, false, false, false, false
+	k.alone, k.many, k.again, k.answered, k.worded, k.done = false, false, false, false, false, false
 	k.req.Op, k.req.Group, k.req.Generation, k.req.Sender, k.req.Within = nil, nil, nil, nil, 0
 	k.fetch.Key = nil
 	c.calls.Put(k)

@@ -4,6 +4,7 @@ package shoal
 // the answers of the other.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -133,7 +134,7 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 	sent := c.clock.now()
 	many := &shoalpb.FetchMany{Keys: make([][]byte, len(keys))}
 	for i, key := range keys {
-		many.Keys[i] = []byte(key)
+		many.Keys[i] = NewByteView(key).bytes()
 	}
 	k := c.tell(p, g, g.loadTimeout)
 	defer k.end()
@@ -163,6 +164,7 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 				continue
 			}
 			f, failed, err := said(item, sent)
+			f.value = NewByteView(bytes.Clone(f.value.bytes())) // or it would keep all that came with it
 			op := "get"
 			if failed != nil {
 				op, err = "load", failed
@@ -446,12 +448,36 @@ const (
 	itemsTime  = 50 * time.Millisecond
 )
 
+// mostNow is for how many keys others wait who have asked after who asks for them.
+const mostNow = 1000
+
+// manyNow answers with those of the values that memory has, if the answer goes to a stream, and returns what is left to do.
+func (a *answering) manyNow(keys [][]byte) (rest func(context.Context, *answering)) {
+	var left []string
+	var indexes []uint32
+	for i, key := range keys {
+		if a.in != nil && len(keys) <= mostNow {
+			if f, ok := a.group.serve(NewByteView(key).String(), question{callers: 1}); ok && f.err == nil && !a.isTooLong(&f) {
+				a.group.counts.requests.Add(1)
+				a.in.item(a, uint32(i), &f)
+				continue
+			}
+		}
+		left, indexes = append(left, string(key)), append(indexes, uint32(i))
+	}
+	if a.in != nil {
+		a.in.sendItems(a)
+	}
+	if len(left) == 0 && len(keys) > 0 {
+		return nil
+	}
+	return func(ctx context.Context, a *answering) { a.fetchMany(ctx, left, indexes) }
+}
+
 // fetchMany answers with the values of many keys, as they are found.
-func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
-	keys := make([]string, len(f.Keys))
-	for i, key := range f.Keys {
-		keys[i] = NewByteView(key).String()
-		if err := a.c.checkKey(keys[i]); err != nil {
+func (a *answering) fetchMany(ctx context.Context, keys []string, indexes []uint32) {
+	for _, key := range keys {
+		if err := a.c.checkKey(key); err != nil {
 			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
 			return
 		}
@@ -470,7 +496,7 @@ func (a *answering) fetchMany(ctx context.Context, f *shoalpb.FetchMany) {
 		flush()
 		a.loading(a.group.loadTimeout)
 	}, func(i int, found found, err error) {
-		item := &shoalpb.Item{Index: uint32(i)}
+		item := &shoalpb.Item{Index: indexes[i]}
 		other, isOther := err.(*notOwner)
 		switch {
 		case isOther:

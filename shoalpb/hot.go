@@ -10,6 +10,9 @@ import (
 
 // AppendRequest appends r to b, after its length.
 func AppendRequest(b []byte, r *Request) ([]byte, error) {
+	if op, ok := r.Op.(*Request_FetchMany); ok && op.FetchMany != nil && r.Sender == nil && len(r.unknownFields) == 0 && len(op.FetchMany.unknownFields) == 0 {
+		return appendFetchMany(b, r, op.FetchMany.Keys), nil
+	}
 	op, ok := r.Op.(*Request_Fetch)
 	if !ok || op.Fetch == nil || r.Sender != nil || len(r.unknownFields) > 0 || len(op.Fetch.unknownFields) > 0 {
 		return appendMessage(b, r)
@@ -35,6 +38,43 @@ func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	return appendVarint(b, 11, uint64(r.Within)), nil
 }
 
+func appendFetchMany(b []byte, r *Request, keys [][]byte) []byte {
+	many := 0
+	for _, key := range keys {
+		many += 1 + protowire.SizeBytes(len(key))
+	}
+	b = protowire.AppendVarint(b, uint64(sizeBytes(r.Group)+sizeGeneration(r.Generation)+1+protowire.SizeBytes(many)+
+		sizeVarint(uint64(r.Id))+sizeVarint(uint64(r.Within))))
+	b = appendBytes(b, 2, r.Group)
+	b = appendGeneration(b, 3, r.Generation)
+	b = protowire.AppendTag(b, 6, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(many))
+	for _, key := range keys {
+		b = protowire.AppendBytes(protowire.AppendTag(b, 1, protowire.BytesType), key)
+	}
+	b = appendVarint(b, 10, uint64(r.Id))
+	return appendVarint(b, 11, uint64(r.Within))
+}
+
+// AppendItem appends to b, which is a part of Items, the Item of that index with v.
+func AppendItem(b []byte, index uint32, v *Value) []byte {
+	size := sizeValue(v)
+	b = protowire.AppendTag(b, 1, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(sizeVarint(uint64(index))+1+protowire.SizeBytes(size)))
+	b = appendVarint(b, 1, uint64(index))
+	b = protowire.AppendTag(b, 2, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(size))
+	return appendValue(b, v)
+}
+
+// AppendItems appends to b, after its length, a Reply with Items that AppendItem has made.
+func AppendItems(b []byte, id uint32, g *Generation, items []byte) []byte {
+	b = protowire.AppendVarint(b, uint64(sizeGeneration(g)+1+protowire.SizeBytes(len(items))+sizeVarint(uint64(id))))
+	b = appendGeneration(b, 2, g)
+	b = protowire.AppendBytes(protowire.AppendTag(b, 11, protowire.BytesType), items)
+	return appendVarint(b, 15, uint64(id))
+}
+
 // AppendReply appends r to b, after its length.
 func AppendReply(b []byte, r *Reply) ([]byte, error) {
 	answer, ok := r.Answer.(*Reply_Value)
@@ -42,20 +82,28 @@ func AppendReply(b []byte, r *Reply) ([]byte, error) {
 		return appendMessage(b, r)
 	}
 	v := answer.Value
-	value := sizeBytes(v.Value) + sizeVarint(uint64(v.Ttl)) + 2*count(v.Loaded) + 9*count(v.Version != 0) +
-		sizeVarint(uint64(v.Age)) + 2*count(v.Stale) + sizeVarint(uint64(v.Lease))
+	value := sizeValue(v)
 	b = protowire.AppendVarint(b, uint64(sizeGeneration(r.Generation)+1+protowire.SizeBytes(value)+sizeVarint(uint64(r.Id))))
 	b = appendGeneration(b, 2, r.Generation)
 	b = protowire.AppendTag(b, 5, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(value))
+	b = appendValue(b, v)
+	return appendVarint(b, 15, uint64(r.Id)), nil
+}
+
+func sizeValue(v *Value) int {
+	return sizeBytes(v.Value) + sizeVarint(uint64(v.Ttl)) + 2*count(v.Loaded) + 9*count(v.Version != 0) +
+		sizeVarint(uint64(v.Age)) + 2*count(v.Stale) + sizeVarint(uint64(v.Lease))
+}
+
+func appendValue(b []byte, v *Value) []byte {
 	b = appendBytes(b, 1, v.Value)
 	b = appendVarint(b, 2, uint64(v.Ttl))
 	b = appendVarint(b, 3, uint64(count(v.Loaded)))
 	b = appendFixed64(b, 4, v.Version)
 	b = appendVarint(b, 5, uint64(v.Age))
 	b = appendVarint(b, 6, uint64(count(v.Stale)))
-	b = appendVarint(b, 7, uint64(v.Lease))
-	return appendVarint(b, 15, uint64(r.Id)), nil
+	return appendVarint(b, 7, uint64(v.Lease))
 }
 
 func appendMessage(b []byte, m proto.Message) ([]byte, error) {
@@ -130,6 +178,8 @@ type RequestReader struct {
 	generation Generation
 	fetch      Fetch
 	op         Request_Fetch
+	many       FetchMany
+	manyOp     Request_FetchMany
 }
 
 // Read returns the Request in b. What it returns is good until the next Read, and its bytes are those of b.
@@ -169,6 +219,13 @@ func (r *RequestReader) Read(b []byte) (*Request, error) {
 				}
 				return true
 			})
+		case num == 6<<3|2 && q.Op == nil:
+			r.manyOp.FetchMany, q.Op = &r.many, &r.manyOp
+			r.many.Keys = r.many.Keys[:0]
+			return fields(bytes, func(num protowire.Number, v uint64, bytes []byte) bool {
+				r.many.Keys = append(r.many.Keys, bytes)
+				return num == 1<<3|2
+			})
 		case num == 10<<3:
 			q.Id = uint32(v)
 		case num == 11<<3:
@@ -191,6 +248,16 @@ type ReplyReader struct {
 	generation Generation
 	value      Value
 	answer     Reply_Value
+	items      Items
+	many       Reply_Items
+	all        []*item // that items has had
+}
+
+// An item is an Item with its Value.
+type item struct {
+	Item
+	answer Item_Value
+	value  Value
 }
 
 // Read returns the Reply in b. What it returns is good until the next Read, and its bytes are those of b.
@@ -204,27 +271,12 @@ func (r *ReplyReader) Read(b []byte) (*Reply, error) {
 			return readGeneration(p.Generation, bytes)
 		case num == 5<<3|2 && p.Answer == nil:
 			r.answer.Value, p.Answer = w, &r.answer
-			w.Value, w.Ttl, w.Loaded, w.Version, w.Age, w.Stale, w.Lease = nil, 0, false, 0, 0, false, 0
+			return readValue(w, bytes)
+		case num == 11<<3|2 && p.Answer == nil:
+			r.many.Items, p.Answer = &r.items, &r.many
+			r.items.Items = r.items.Items[:0]
 			return fields(bytes, func(num protowire.Number, v uint64, bytes []byte) bool {
-				switch num {
-				case 1<<3 | 2:
-					w.Value = bytes
-				case 2 << 3:
-					w.Ttl = int64(v)
-				case 3 << 3:
-					w.Loaded = v != 0
-				case 4<<3 | 1:
-					w.Version = v
-				case 5 << 3:
-					w.Age = int64(v)
-				case 6 << 3:
-					w.Stale = v != 0
-				case 7 << 3:
-					w.Lease = int64(v)
-				default:
-					return false
-				}
-				return true
+				return num == 1<<3|2 && r.readItem(bytes)
 			})
 		case num == 15<<3:
 			p.Id = uint32(v)
@@ -261,6 +313,53 @@ func ReadEnvelope(b []byte) (e Envelope, ok bool) {
 		return true
 	})
 	return e, ok
+}
+
+// readItem reads an Item that has a Value.
+func (r *ReplyReader) readItem(b []byte) bool {
+	n := len(r.items.Items)
+	if n == len(r.all) {
+		r.all = append(r.all, new(item))
+	}
+	it := r.all[n]
+	it.Index, it.Answer = 0, nil
+	r.items.Items = append(r.items.Items, &it.Item)
+	return fields(b, func(num protowire.Number, v uint64, bytes []byte) bool {
+		switch {
+		case num == 1<<3:
+			it.Index = uint32(v)
+			return true
+		case num == 2<<3|2 && it.Answer == nil:
+			it.answer.Value, it.Answer = &it.value, &it.answer
+			return readValue(&it.value, bytes)
+		}
+		return false
+	})
+}
+
+func readValue(w *Value, b []byte) bool {
+	w.Value, w.Ttl, w.Loaded, w.Version, w.Age, w.Stale, w.Lease = nil, 0, false, 0, 0, false, 0
+	return fields(b, func(num protowire.Number, v uint64, bytes []byte) bool {
+		switch num {
+		case 1<<3 | 2:
+			w.Value = bytes
+		case 2 << 3:
+			w.Ttl = int64(v)
+		case 3 << 3:
+			w.Loaded = v != 0
+		case 4<<3 | 1:
+			w.Version = v
+		case 5 << 3:
+			w.Age = int64(v)
+		case 6 << 3:
+			w.Stale = v != 0
+		case 7 << 3:
+			w.Lease = int64(v)
+		default:
+			return false
+		}
+		return true
+	})
 }
 
 func readGeneration(g *Generation, b []byte) bool {

@@ -32,6 +32,15 @@ func FuzzHotMessages(f *testing.F) {
 			byHand, err = AppendReply(nil, reply)
 			same(t, reply, new(Reply), byHand, err)
 			generated, _ = proto.Marshal(reply)
+			var items []byte
+			var all Items
+			for i := range rng.IntN(5) {
+				v := randomValue(rng)
+				items = AppendItem(items, uint32(i), v)
+				all.Items = append(all.Items, &Item{Index: uint32(i), Answer: &Item_Value{Value: v}})
+			}
+			wanted := &Reply{Id: reply.Id, Generation: reply.Generation, Answer: &Reply_Items{Items: &all}}
+			same(t, wanted, new(Reply), AppendItems(nil, reply.Id, reply.Generation, items), nil)
 			if e, ok := ReadEnvelope(generated); !ok || e.ID != reply.Id || (e.Sender != nil) != (reply.Sender != nil) || e.Loading {
 				t.Fatalf("envelope %+v of %v", e, reply)
 			}
@@ -93,6 +102,12 @@ func randomRequest(rng *rand.Rand) *Request {
 	case 0:
 		r.Op = &Request_Purge{Purge: &Purge{}}
 	case 1:
+	case 2, 3:
+		many := new(FetchMany)
+		for range rng.IntN(5) {
+			many.Keys = append(many.Keys, randomBytes(rng))
+		}
+		r.Op = &Request_FetchMany{FetchMany: many}
 	default:
 		r.Op = &Request_Fetch{Fetch: &Fetch{
 			Key: randomBytes(rng), Callers: some(rng, rng.Uint32()), Lease: some(rng, true), Have: some(rng, rng.Uint64()),
@@ -109,13 +124,27 @@ func randomReply(rng *rand.Rand) *Reply {
 	case 0:
 		r.Answer = &Reply_NotFound{NotFound: &NotFound{Age: 3}}
 	case 1:
+	case 2, 3:
+		items := new(Items)
+		for range rng.IntN(5) {
+			it := &Item{Index: some(rng, rng.Uint32()), Answer: &Item_Value{Value: randomValue(rng)}}
+			if rng.IntN(20) == 0 {
+				it.Answer = &Item_NotFound{NotFound: &NotFound{Age: 7}}
+			}
+			items.Items = append(items.Items, it)
+		}
+		r.Answer = &Reply_Items{Items: items}
 	default:
-		r.Answer = &Reply_Value{Value: &Value{
-			Value: randomBytes(rng), Ttl: some(rng, rng.Int64()-1<<62), Loaded: some(rng, true), Version: some(rng, rng.Uint64()),
-			Age: some(rng, rng.Int64()-1<<62), Stale: some(rng, true), Lease: some(rng, rng.Int64()),
-		}}
+		r.Answer = &Reply_Value{Value: randomValue(rng)}
 	}
 	return r
+}
+
+func randomValue(rng *rand.Rand) *Value {
+	return &Value{
+		Value: randomBytes(rng), Ttl: some(rng, rng.Int64()-1<<62), Loaded: some(rng, true), Version: some(rng, rng.Uint64()),
+		Age: some(rng, rng.Int64()-1<<62), Stale: some(rng, true), Lease: some(rng, rng.Int64()),
+	}
 }
 
 func BenchmarkHotMessages(b *testing.B) {
