@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -486,12 +485,14 @@ func TestLargeValuesComeApart(t *testing.T) {
 func TestStreamsThatNobodyUsesAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int64
-		p := newPairBetween(t, upper, nil, nil, nil)
-		p.server.ConnState = func(_ net.Conn, s http.ConnState) {
-			if s == http.StateHijacked {
-				open.Add(1)
-			}
-		}
+		p := newPairBetween(t, upper, nil, nil, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Upgrade") != "" {
+					open.Add(1)
+				}
+				next.ServeHTTP(w, r)
+			})
+		})
 		p.warm(t)
 		if open.Load() != 1 {
 			t.Fatalf("%d streams", open.Load())
