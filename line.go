@@ -449,6 +449,7 @@ type wire struct {
 	worded  bool       // … it has been said that its calls have all had a word
 	out     []byte     // to be written
 	spare   []byte     // for the next
+	going   int        // bytes that are being written
 	writing bool
 	added   int64 // bytes, ever
 	taken   int64 // … those that are known to have been read there
@@ -503,7 +504,7 @@ func (w *wire) addLocked(k *call) error {
 	switch {
 	case w.err != nil || w.begun || w.retired:
 		return errEnded
-	case len(w.slots) > maxCalls && len(w.free) == 0 || len(w.out) > maxUnsent:
+	case len(w.slots) > maxCalls && len(w.free) == 0 || len(w.out)+w.going > maxUnsent:
 		return errBusy
 	}
 	var i uint16
@@ -553,13 +554,14 @@ func (w *wire) wakeLocked() {
 // writeLocked writes what there is. It lets go of the lock while it does.
 func (w *wire) writeLocked() {
 	b := w.out
-	w.out, w.spare = w.spare[:0], nil
+	w.out, w.spare, w.going = w.spare[:0], nil, len(b)
 	w.mu.Unlock()
 	_, err := w.to.Write(b)
 	if err != nil {
 		w.fail(fmt.Errorf("%w: %w", errEnded, err))
 	}
 	w.mu.Lock()
+	w.going = 0
 	if cap(b) <= apart {
 		w.spare = b
 	}
