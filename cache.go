@@ -61,7 +61,8 @@ type Options struct {
 	Transport http.RoundTripper // how requests reach them; if nil, one made for it (another does not know unix://)
 	// Placement says who owns a key. If nil, [consistenthash.New]. All peers must use the same.
 	Placement func(members []consistenthash.Member) consistenthash.Map
-	// PeerTimeout bounds the wait for a peer's answer or its word that it is loading the key. If zero, half a second.
+	// PeerTimeout bounds the wait for a peer's answer or its word that it is loading the key. If zero, half a second. While
+	// answers to other questions keep coming from there, it is up to four times that.
 	PeerTimeout   time.Duration
 	MaxKeyBytes   int          // longest key; if zero, 4 KiB
 	MaxValueBytes int64        // largest value; if zero, 64 MiB

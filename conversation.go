@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -24,8 +25,9 @@ type conversation struct {
 	r     *bufio.Reader
 	write func([]byte) error
 
-	stopped context.Context // ends when no more Requests are to be read
-	stop    context.CancelFunc
+	connection bool            // when no more Requests come, nobody waits for answers either
+	stopped    context.Context // ends when no more Requests are to be read
+	stop       context.CancelFunc
 
 	sender *shoalpb.Sender // who it was at last; of the goroutine that reads
 	fromIn *view           // … as a peer in this view
@@ -96,6 +98,7 @@ func (v *conversation) upgrade(w http.ResponseWriter) error {
 	conn.SetDeadline(time.Time{})
 	begun := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
 	v.out = append(v.out, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n"...)
+	v.connection = true
 	ctx, leave := context.WithCancel(context.Background())
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	v.run(ctx, leave, io.MultiReader(begun, conn), func(b []byte) error {
@@ -109,17 +112,27 @@ func (v *conversation) upgrade(w http.ResponseWriter) error {
 // post answers the Requests in the body of r, which may go on while it does.
 func (v *conversation) post(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
-	control.EnableFullDuplex() // HTTP/2 always has it. Where it is missing, answers wait for the last Request
 	control.SetReadDeadline(time.Time{})
+	var body io.Reader = r.Body
+	if control.EnableFullDuplex() != nil { // something around w does not let it through: answers wait for the last Request
+		all, err := io.ReadAll(http.MaxBytesReader(w, r.Body, v.c.opts.MaxBodyBytes))
+		if err != nil {
+			return
+		}
+		body = bytes.NewReader(all)
+	}
 	w.Header().Set("Content-Type", streamType)
 	w.WriteHeader(http.StatusOK)
 	ctx, leave := context.WithCancel(r.Context())
-	v.run(ctx, leave, r.Body, func(b []byte) error {
+	v.run(ctx, leave, body, func(b []byte) error {
 		control.SetWriteDeadline(time.Now().Add(longestWrite))
 		if _, err := w.Write(b); err != nil {
 			return err
 		}
-		return control.Flush()
+		if err := control.Flush(); !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
+		return nil
 	}, func() {
 		if control.SetReadDeadline(time.Unix(1, 0)) != nil {
 			r.Body.Close()
@@ -151,7 +164,7 @@ func (v *conversation) run(ctx context.Context, leave func(), r io.Reader, write
 
 	v.reply(0, &shoalpb.Reply{})
 	v.flush()
-	if err := v.read(); err != io.EOF && v.stopped.Err() == nil {
+	if err := v.read(); (err != io.EOF || v.connection) && v.stopped.Err() == nil {
 		leave() // who waited for answers has gone, or has said what cannot be understood
 	}
 	v.all.Wait()
@@ -195,6 +208,9 @@ func (v *conversation) next() ([]byte, error) {
 	if size <= uint64(v.r.Size()) {
 		data, err := v.r.Peek(int(size))
 		v.r.Discard(len(data)) // the bytes stay where they are until more is read
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		return data, err
 	}
 	return readBytes(v.r, size)
@@ -259,16 +275,21 @@ func (v *conversation) answer(a *answering, req *shoalpb.Request) {
 func (v *conversation) reply(id uint32, reply *shoalpb.Reply) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.replyLocked(id, reply, false)
+	if v.roomLocked() {
+		v.addLocked(id, reply)
+	}
 }
 
 // value is reply for a Value, without allocating.
 func (v *conversation) value(a *answering, f *found) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if !v.roomLocked() { // first, for it lets go of the lock, and others use hot too
+		return
+	}
 	a.value(f, &v.hot.value)
 	v.hot.answer.Value, v.hot.Answer, v.hot.Generation = &v.hot.value, &v.hot.answer, a.group.generation.message()
-	v.replyLocked(a.id, &v.hot.Reply, false)
+	v.addLocked(a.id, &v.hot.Reply)
 	v.hot.value.Value = nil
 }
 
@@ -288,15 +309,18 @@ func (v *conversation) sendItems(a *answering) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.replyLocked(0, &shoalpb.Reply{}, true) {
+	if v.roomLocked() {
+		if news := v.c.news(&v.said); news != nil {
+			v.out, _ = shoalpb.AppendReply(v.out, &shoalpb.Reply{Sender: news})
+		}
 		v.out = shoalpb.AppendItems(v.out, a.id, a.group.generation.message(), v.items)
 	}
 	v.items = v.items[:0]
 }
 
-// replyLocked puts reply among what is to be written, or nothing if it is nothing but news and there are none. It waits for
-// room, and reports false if nothing is written any more.
-func (v *conversation) replyLocked(id uint32, reply *shoalpb.Reply, news bool) bool {
+// roomLocked waits until there is room for an answer, and reports false if nothing is written any more. It lets go of the
+// lock while it does.
+func (v *conversation) roomLocked() bool {
 	if len(v.out) >= flushAt {
 		v.flushLocked()
 	}
@@ -307,21 +331,19 @@ func (v *conversation) replyLocked(id uint32, reply *shoalpb.Reply, news bool) b
 			v.flushLocked()
 		}
 	}
-	if v.err != nil {
-		return false
-	}
+	return v.err == nil
+}
+
+// addLocked puts reply among what is to be written.
+func (v *conversation) addLocked(id uint32, reply *shoalpb.Reply) {
 	reply.Id, reply.Sender = id, v.c.news(&v.said)
-	if news && reply.Sender == nil {
-		return true
-	}
 	out, err := shoalpb.AppendReply(v.out, reply)
 	if err != nil {
 		v.c.opts.Logger.Error("shoal: an answer cannot be encoded", "error", err)
 		v.failedLocked(err)
-		return false
+		return
 	}
 	v.out = out
-	return true
 }
 
 func (v *conversation) flush() {

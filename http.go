@@ -240,7 +240,7 @@ func (a *answering) shoal(r *http.Request) {
 // they are nobody else's.
 func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *answering)) {
 	if a.from != nil {
-		a.c.hints.heard(a.from.ID)
+		a.c.isThere(a.from)
 	}
 	if hello := req.GetHello(); hello != nil {
 		addr, _ := normalAddr(string(hello.GetAddr()))
@@ -348,7 +348,15 @@ func failed(err error) *shoalpb.Failed {
 
 func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 
-// heard takes note of who sent a message.
+// isThere takes note that p has said something, if it was not a refusal.
+func (c *Cache) isThere(p *peer) {
+	if p.counts.silent.Load() {
+		p.counts.silent.Store(false)
+	}
+	c.hints.heard(p.ID)
+}
+
+// heard takes note of what the sender of a message says of itself.
 func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
 	if p := c.peers.sender(s); p != nil {

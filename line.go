@@ -62,6 +62,8 @@ type call struct {
 	wire     *wire         // that carries it now
 	again    bool          // it has been sent a second time
 	answered bool          // something has come
+	left     bool          // next was left while it waited
+	counted  bool          // among the line's
 
 	in  chan arrival
 	few chan arrival // in, unless many answers may come
@@ -109,9 +111,13 @@ func (k *call) end() {
 	for len(k.few) > 0 {
 		<-k.few
 	}
+	if k.counted {
+		k.line.underWay.Add(-1)
+		k.counted = false
+	}
 	c := k.cache
 	k.line, k.peer, k.group, k.wire = nil, nil, nil, nil
-	k.alone, k.many, k.again, k.answered, k.worded, k.done = false, false, false, false, false, false
+	k.alone, k.many, k.again, k.answered, k.left, k.worded, k.done = false, false, false, false, false, false, false
 	k.req.Op, k.req.Group, k.req.Generation, k.req.Sender, k.req.Within = nil, nil, nil, nil, 0
 	k.fetch.Key = nil
 	c.calls.Put(k)
@@ -122,6 +128,9 @@ func (k *call) allIn() {
 	k.wire.mu.Lock()
 	defer k.wire.mu.Unlock()
 	k.done = true
+	if k.wire.holdsLocked(k) {
+		k.wire.freeLocked(k)
+	}
 }
 
 // blame counts err, if it is one, as the peer's.
@@ -160,6 +169,7 @@ func (k *call) receive(ctx context.Context) (*shoalpb.Reply, error) {
 		select {
 		case a = <-k.in:
 		case <-ctx.Done():
+			k.left = true
 			return nil, ctx.Err()
 		}
 		if a.err != nil {
@@ -209,13 +219,10 @@ func (k *call) check(reply *shoalpb.Reply) error {
 	if was := k.wire.incarnation.Load(); was != k.peer.incarnation && k.peer.incarnation != 0 {
 		k.cache.peers.noticed(sighting{id: k.peer.ID, incarnation: was}) // somebody else is there now
 	}
-	if k.peer.counts.silent.Load() { // on a stream, it has not said who it is again
-		k.peer.counts.silent.Store(false)
-	}
 	if r := reply.GetRefused(); r != nil {
 		return k.cache.refusal(r)
 	}
-	k.cache.hints.heard(k.peer.ID)
+	k.cache.isThere(k.peer)
 	k.group.meet(reply.GetGeneration())
 	return nil
 }
@@ -227,6 +234,8 @@ type line struct {
 	addr  string
 	way   atomic.Int32         // that the last call has gone
 	only  atomic.Pointer[wire] // the stream, if there is one alone
+
+	underWay atomic.Int64 // calls
 
 	mu      sync.Mutex // guards what follows
 	streams []*wire
@@ -264,7 +273,13 @@ func (l *line) send(k *call) error {
 	if _, hot := k.req.Op.(*shoalpb.Request_Fetch); !hot && !k.alone {
 		k.alone = proto.Size(&k.req) > apart
 	}
-	for {
+	if !k.counted {
+		k.counted = true
+		if l.underWay.Add(1) > maxCalls {
+			return errBusy
+		}
+	}
+	for tries := 0; ; tries++ {
 		w, begin := l.wire(k)
 		err := w.send(k)
 		if begin {
@@ -273,6 +288,7 @@ func (l *line) send(k *call) error {
 		if err != errEnded {
 			return err
 		}
+		k.alone = tries > 2 // there is another stream each time, or none
 	}
 }
 
@@ -357,7 +373,16 @@ func (l *line) onlySingle() {
 func (l *line) ended(w *wire) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.streamsLocked(slices.DeleteFunc(slices.Clone(l.streams), func(s *wire) bool { return s == w }))
+	if i := slices.Index(l.streams, w); i < 0 {
+		return
+	} else {
+		l.streamsLocked(slices.Delete(slices.Clone(l.streams), i, i+1))
+	}
+	if l.cache.clock.now()-w.since >= firstStream {
+		l.fails = 0
+	} else {
+		l.failedLocked()
+	}
 }
 
 // close ends the streams as soon as they carry nothing, and has no more opened.
@@ -380,15 +405,21 @@ func (l *line) open() {
 	l.opening = false
 	switch {
 	case err != nil:
-		wait := min(firstStream<<min(l.fails, 16), lastStream)
-		l.fails++
-		l.retry = l.cache.clock.now() + wait - rand.N(wait/2)
+		l.failedLocked()
 	case l.closed:
 		go w.retire()
+	case w.hasEnded():
+		l.failedLocked()
 	default:
-		l.fails = 0
 		l.streamsLocked(append(l.streams, w))
 	}
+}
+
+// failedLocked takes note that no stream could be had, or none that lasts.
+func (l *line) failedLocked() {
+	wait := min(firstStream<<min(l.fails, 16), lastStream)
+	l.fails++
+	l.retry = l.cache.clock.now() + wait - rand.N(wait/2)
 }
 
 // dial opens a stream: by an upgrade of a connection, which only HTTP/1.1 has, or else by a POST whose body goes on while
@@ -415,8 +446,8 @@ func (l *line) dial() (*wire, error) {
 		return nil, err
 	}
 	w.mu.Lock()
-	now := l.cache.clock.now()
-	w.lookLocked(now+idleStream, now)
+	w.since = l.cache.clock.now()
+	w.lookLocked(w.since+idleStream, w.since)
 	w.mu.Unlock()
 	go w.write()
 	go func() { w.fail(fmt.Errorf("%w: %w", errEnded, w.read(r))) }()
@@ -427,7 +458,8 @@ func (l *line) dial() (*wire, error) {
 type wire struct {
 	line        *line
 	cache       *Cache
-	several     bool // calls have ids
+	several     bool          // calls have ids
+	since       time.Duration // when a stream was opened
 	stream      bool
 	direct      bool // to is a connection
 	ctx         context.Context
@@ -441,23 +473,24 @@ type wire struct {
 	sender      *shoalpb.Sender // who it was at last; of the goroutine that reads
 	heardIn     *view           // that was taken note of in this view
 
-	mu      sync.Mutex // guards what follows
-	slots   []slot     // the first stays empty
-	free    []uint16   // of slots
-	waiting int        // calls that have had no word yet
-	begun   bool       // a POST: nothing can be added
-	worded  bool       // … it has been said that its calls have all had a word
-	out     []byte     // to be written
-	spare   []byte     // for the next
-	going   int        // bytes that are being written
-	writing bool
-	added   int64 // bytes, ever
-	taken   int64 // … those that are known to have been read there
-	said    spoken
-	err     error // why it carries nothing any more
-	retired bool  // it ends with its last call
-	lookAt  time.Duration
-	look    *time.Timer
+	mu        sync.Mutex // guards what follows
+	slots     []slot     // the first stays empty
+	free      []uint16   // of slots
+	waiting   int        // calls that have had no word yet
+	begun     bool       // a POST: nothing can be added
+	oneAnswer bool       // … there is one, for all of its calls
+	worded    bool       // … it has been said that its calls have all had a word
+	out       []byte     // to be written
+	spare     []byte     // for the next
+	going     int        // bytes that are being written
+	writing   bool
+	added     int64 // bytes, ever
+	taken     int64 // … those that are known to have been read there
+	said      spoken
+	err       error // why it carries nothing any more
+	retired   bool  // it ends with its last call
+	lookAt    time.Duration
+	look      *time.Timer
 }
 
 // A slot has the call whose id is turn<<16 and the slot's number. A late answer to one that had the slot before has
@@ -622,14 +655,19 @@ func (w *wire) drop(k *call) {
 		return
 	}
 	w.freeLocked(k)
+	w.cancelLocked(k)
+}
+
+// cancelLocked lets the other side know that nobody waits for the answer to k any more, which is off the wire.
+func (w *wire) cancelLocked(k *call) {
 	switch {
-	case k.done:
-	case w.stream && w.err == nil:
+	case k.done || w.err != nil:
+	case w.stream:
 		before := len(w.out)
 		w.out, _ = shoalpb.AppendRequest(w.out, &shoalpb.Request{Id: k.id, Op: &shoalpb.Request_Cancel{Cancel: &shoalpb.Cancel{}}})
 		w.added += int64(len(w.out) - before)
 		w.wakeLocked()
-	case !w.stream && w.begun && w.inFlight.Load() == 0:
+	case w.begun && w.inFlight.Load() == 0:
 		w.cancel(context.Canceled)
 	}
 }
@@ -662,7 +700,7 @@ func (w *wire) lookAfter() {
 		}
 		// What comes for others may be in the way of what comes for k, but not without end.
 		due := max(k.due, heard+patience)
-		if w.stream {
+		if w.several {
 			due = min(due, k.due+mostBehind*patience)
 		}
 		if due > now {
@@ -671,6 +709,7 @@ func (w *wire) lookAfter() {
 		}
 		gaveUp = true
 		w.freeLocked(k)
+		w.cancelLocked(k)
 		k.arrive(arrival{err: fmt.Errorf("nothing has come from there for PeerTimeout, %v", patience)})
 	}
 	silent := gaveUp && heard+patience <= now
@@ -690,7 +729,13 @@ func (w *wire) lookAfter() {
 }
 
 // mostBehind is how many PeerTimeouts a call may wait longer while answers to others come.
-const mostBehind = 9
+const mostBehind = 3
+
+func (w *wire) hasEnded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err != nil
+}
 
 // retire has no more calls put on the wire, and ends it with its last.
 func (w *wire) retire() {
@@ -858,12 +903,17 @@ func (w *wire) exchange(body []byte, again bool) error {
 		return errNotUnderstood
 	case got == mediaType: // one answer to all of it
 		w.mu.Lock()
-		w.several = false
+		w.oneAnswer = true
 		w.mu.Unlock()
 	default:
 		return fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
 	}
-	return w.read(w.reader(resp.Body))
+	err = w.read(w.reader(resp.Body))
+	if w.several && !w.oneAnswer && w.sender == nil && w.ctx.Err() == nil { // not even who answers: what is in between does not let it through
+		w.line.onlySingle()
+		return fmt.Errorf("%w: %w", errEnded, err)
+	}
+	return err
 }
 
 // reader returns a reader for take that notes when anything has come.
@@ -907,7 +957,7 @@ func (w *wire) take(r *bufio.Reader) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range some[:n] {
-		if !w.several { // all have this answer
+		if !w.several || w.oneAnswer { // all have this answer
 			for i := range w.slots {
 				if k := w.slots[i].call; k != nil {
 					w.deliverLocked(k, m)

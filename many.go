@@ -71,7 +71,7 @@ func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got f
 		answered := make([]bool, len(now))
 		var elsewhere []string
 		g.counts.fetches.Add(1)
-		err := g.cache.fetchMany(ctx, owner, g, now, func(i int, f found, err error) {
+		err := g.cache.fetchMany(ctx, owner, g, now, false, func(i int, f found, err error) {
 			answered[i] = true
 			if _, ok := errors.AsType[*notOwner](err); ok || g.fallsBack(err) {
 				elsewhere = append(elsewhere, now[i]) // the views differ

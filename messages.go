@@ -114,10 +114,13 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		goesOn = flight != nil && flight.GoOn(func(ctx context.Context) error { // the owner is at work for others too
+		goesOn = flight != nil && k.left && flight.GoOn(func(ctx context.Context) error { // the owner is at work for others too
 			defer k.end()
 			_, err := k.next(ctx)
-			return err
+			if _, ok := errors.AsType[*notOwner](err); ok || err == nil {
+				return nil // the next asks for itself
+			}
+			return &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("key %.80q of group %q: %w", key, g.name, err)}
 		})
 		return found{}, ctx.Err()
 	case err != nil:
@@ -129,8 +132,8 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 }
 
 // fetchMany asks p for the values of keys, and calls got for those it answers, by their indexes, one at a time. Its
-// error is why it does not answer the others.
-func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string, got func(i int, f found, err error)) error {
+// error is why it does not answer the others. If alone is true, they are asked for in a POST of its own.
+func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string, alone bool, got func(i int, f found, err error)) error {
 	sent := c.clock.now()
 	many := &shoalpb.FetchMany{Keys: make([][]byte, len(keys))}
 	for i, key := range keys {
@@ -139,6 +142,7 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 	k := c.tell(p, g, g.loadTimeout)
 	defer k.end()
 	k.setMany(len(keys))
+	k.alone = k.alone || alone
 	k.req.Op = &shoalpb.Request_FetchMany{FetchMany: many}
 	answered, left := make([]bool, len(keys)), len(keys)
 	var tooLong []int
@@ -184,12 +188,12 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 	} else if ctx.Err() == nil {
 		err = &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("%d keys of group %q: %w", left, g.name, err)}
 	}
-	for _, i := range tooLong {
-		f, err := c.fetch(ctx, nil, p, g, keys[i], question{callers: 1}, entry{})
-		if err == nil {
-			err = f.err
+	if len(tooLong) > 0 && err == nil {
+		long := make([]string, len(tooLong))
+		for j, i := range tooLong {
+			long[j] = keys[i]
 		}
-		got(i, f, err)
+		err = c.fetchMany(ctx, p, g, long, true, func(j int, f found, err error) { got(tooLong[j], f, err) })
 	}
 	return err
 }

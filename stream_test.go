@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -159,6 +160,19 @@ func TestWayOfAskingIsTheBestThereIs(t *testing.T) {
 				return resp, err
 			})
 		}, nil, "batch", 20},
+		"a ResponseWriter that has been wrapped": {nil, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+			})
+		}, "batch", 20},
+		"a ResponseWriter that has been wrapped, and flushes": {nil, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(struct {
+					http.ResponseWriter
+					http.Flusher
+				}{w, w.(http.Flusher)}, r)
+			})
+		}, "batch", 20},
 		"an older version": {nil, func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if isStream(r) || r.Header.Get("Content-Type") == streamType {
@@ -252,18 +266,11 @@ func TestCallerThatLeavesAStreamEndsTheLoadAtTheOwner(t *testing.T) {
 			}
 			cancel()
 		}
-		p.ask2(t, "warm")
+		p.warm(t)
 		if p.wire() != "stream" {
 			t.Errorf("asked by %q", p.wire())
 		}
 	})
-}
-
-func (p *pair) ask2(t *testing.T, key string) {
-	t.Helper()
-	if _, err := p.group.Get(t.Context(), key); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestEveryCallEndsWhenThePeerDies(t *testing.T) {
@@ -371,35 +378,67 @@ func TestGarbageOnAStreamIsNoAnswer(t *testing.T) {
 	}
 }
 
+// A rawStream is a stream to a cache of its own, whose other end is the test.
+type rawStream struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func newRawStream(t *testing.T, get shoal.Getter[string]) *rawStream {
+	t.Helper()
+	c, _ := alone(t, nil, get)
+	listener := newPipes()
+	server := &http.Server{Handler: c}
+	go server.Serve(listener)
+	conn, err := listener.dial(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		c.Shutdown(ended(t))
+		server.Close()
+	})
+	io.WriteString(conn, "POST /_shoal/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: shoal.v1\r\n\r\n")
+	r := bufio.NewReader(conn)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp, err)
+	}
+	return &rawStream{conn, r}
+}
+
+func (s *rawStream) ask(id int, key string) error {
+	req := fetchRequest("g", key)
+	req.Id = uint32(id)
+	b, _ := shoalpb.AppendRequest(nil, req)
+	_, err := s.Write(b)
+	return err
+}
+
+func (s *rawStream) next(t *testing.T) *shoalpb.Reply {
+	t.Helper()
+	size, err := binary.ReadUvarint(s.r)
+	b := make([]byte, size)
+	if err == nil {
+		_, err = io.ReadFull(s.r, b)
+	}
+	reply := new(shoalpb.Reply)
+	if err == nil {
+		err = proto.Unmarshal(b, reply)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply
+}
+
 // A peer that sends questions and does not read the answers is not answered without end.
 func TestPeerThatDoesNotReadIsNotWrittenToWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, _ := alone(t, nil, func(context.Context, string) (string, error) { return strings.Repeat("v", 64<<10), nil })
-		listener := newPipes()
-		server := &http.Server{Handler: c}
-		go server.Serve(listener)
-		t.Cleanup(func() {
-			c.Shutdown(ended(t))
-			server.Close()
-		})
-		conn, err := listener.dial(t.Context(), "", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(conn, "POST /_shoal/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: shoal.v1\r\n\r\n")
-		r := bufio.NewReader(conn)
-		if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 101 {
-			t.Fatal(resp, err)
-		}
+		s := newRawStream(t, func(context.Context, string) (string, error) { return strings.Repeat("v", 64<<10), nil })
 		var sent atomic.Int64
 		go func() {
-			for i := range uint32(100_000) {
-				req := fetchRequest("g", "key")
-				req.Id = i + 1
-				b, _ := proto.Marshal(req)
-				if _, err := conn.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...)); err != nil {
-					return
-				}
+			for i := 1; i < 100_000 && s.ask(i, "key") == nil; i++ {
 				sent.Add(1)
 			}
 		}()
@@ -407,7 +446,159 @@ func TestPeerThatDoesNotReadIsNotWrittenToWithoutEnd(t *testing.T) {
 		if n := sent.Load(); n > 2000 {
 			t.Errorf("%d questions were taken, for answers of 64 KiB each that nobody reads", n)
 		}
-		conn.Close()
+	})
+}
+
+// Answers that have waited until somebody read are those to the questions that they answer.
+func TestAnswersThatHaveWaitedAreNotMixedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200
+		begin := make(chan struct{})
+		s := newRawStream(t, func(_ context.Context, key string) (string, error) {
+			<-begin
+			return strings.Repeat(key, 30_000), nil
+		})
+		go func() {
+			for i := 1; i <= n; i++ {
+				s.ask(i, fmt.Sprintf("%03d", i))
+			}
+		}()
+		for got, loading := 0, 0; got < n; {
+			reply := s.next(t)
+			if reply.GetLoading() != nil {
+				if loading++; loading == n { // all are under way, and nobody reads for a while
+					close(begin)
+					synctest.Wait()
+				}
+			}
+			if v := reply.GetValue(); v != nil {
+				got++
+				if want := strings.Repeat(fmt.Sprintf("%03d", reply.Id), 30_000); string(v.Value) != want {
+					t.Fatalf("the answer to %d is %d bytes, %.9q", reply.Id, len(v.Value), v.Value)
+				}
+			}
+		}
+	})
+}
+
+func TestLoadsEndWhenTheAskerDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running atomic.Int64
+		s := newRawStream(t, func(ctx context.Context, key string) (string, error) {
+			running.Add(1)
+			defer running.Add(-1)
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+		go io.Copy(io.Discard, s.r)
+		s.ask(1, "key")
+		synctest.Wait()
+		if n := running.Load(); n != 1 {
+			t.Fatalf("%d loads", n)
+		}
+		s.Close()
+		synctest.Wait()
+		if n := running.Load(); n != 0 {
+			t.Errorf("%d loads go on for nobody", n)
+		}
+	})
+}
+
+// A call that has been given up, though other answers kept coming, leaves nothing behind.
+func TestCallThatIsGivenUpEndsItsLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPairBetween(t, upper, nil, nil, nil)
+		var running atomic.Int64
+		shoal.NewGroup(p.owner, "h", func(ctx context.Context, key string) (string, error) {
+			running.Add(1)
+			defer running.Add(-1)
+			<-ctx.Done()
+			return "", ctx.Err()
+		}, &shoal.GroupOptions[string]{LoadTimeout: time.Hour})
+		quick := shoal.NewGroup[string](p.asker, "h", nil, &shoal.GroupOptions[string]{LoadTimeout: time.Second})
+		p.warm(t)
+		over := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				case <-time.After(50 * time.Millisecond):
+					p.group.Get(t.Context(), "warm")
+				}
+			}
+		})
+		began := time.Now()
+		if _, err := quick.Get(t.Context(), "slow"); err == nil || time.Since(began) > 4*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		synctest.Wait()
+		if n := running.Load(); n != 0 {
+			t.Errorf("%d loads go on for nobody", n)
+		}
+		close(over)
+		wg.Wait()
+	})
+}
+
+// Whoever gathers behind a caller that leaves gets a value, however that one's question ends.
+func TestThoseBehindACallerThatLeavesAreNotLeftAlone(t *testing.T) {
+	for _, deadline := range []time.Duration{100 * time.Millisecond, 500 * time.Millisecond} { // the second is PeerTimeout
+		for range 20 {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet[string](t, 2, nil, upper, nil)
+				key := allOwnedBy(f.Cluster, 1, 1)[0]
+				f.Loss(0, 1, 1)
+				ctx, cancel := context.WithTimeout(t.Context(), deadline)
+				defer cancel()
+				var wg sync.WaitGroup
+				wg.Go(func() { f.groups[0].Get(ctx, key) })
+				synctest.Wait()
+				wg.Go(func() {
+					began := time.Now()
+					if v, err := f.groups[0].Get(t.Context(), key); v != strings.ToUpper(key) || err != nil || time.Since(began) > 2*time.Second {
+						t.Errorf("deadline %v: %q, %v after %v", deadline, v, err, time.Since(began))
+					}
+				})
+				wg.Wait()
+			})
+		}
+	}
+}
+
+// A refusal of a whole batch is one to each of its calls, and others follow it.
+func TestBatchesGoOnAfterRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refusals atomic.Int64
+		refusals.Store(3)
+		p := newPairBetween(t, upper, nil, func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if isStream(r) {
+					return nil, errors.New("not here")
+				}
+				return next.RoundTrip(r)
+			})
+		}, func(next http.Handler) http.Handler {
+			refused := says(http.StatusServiceUnavailable, mediaType, delimited(t, &shoalpb.Reply{Answer: &shoalpb.Reply_Refused{
+				Refused: &shoalpb.Refused{Reason: shoalpb.Refused_OVERLOADED},
+			}}))
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Content-Type") == streamType && refusals.Add(-1) >= 0 {
+					refused(w, r)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		})
+		for i := range 8 {
+			began := time.Now()
+			_, err := p.group.Get(t.Context(), fmt.Sprint("key ", i))
+			if refused := i < 3; time.Since(began) > 0 || (err != nil) != refused {
+				t.Errorf("call %d: %v after %v", i, err, time.Since(began))
+			}
+		}
+		p.ask(t, 100)
 	})
 }
 
@@ -471,8 +662,8 @@ func TestLargeValuesComeApart(t *testing.T) {
 		if v, err := p.group.Get(t.Context(), "large 3"); v != strings.Repeat("large 3", 50_000) || err != nil {
 			t.Errorf("%d bytes, %v", len(v), err)
 		}
-		if n := p.posts.Load() - before; n != 3 || p.wire() != "stream" {
-			t.Errorf("%d POSTs for three large values, asked by %q", n, p.wire())
+		if n := p.posts.Load() - before; n != 2 || p.wire() != "stream" {
+			t.Errorf("%d POSTs for one large value and two together, asked by %q", n, p.wire())
 		}
 		must(t, p.group.Set(t.Context(), "a", strings.Repeat("long ", 50_000)))
 		if v, err := p.group.Get(t.Context(), "a"); v != strings.Repeat("long ", 50_000) || err != nil {

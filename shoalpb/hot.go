@@ -301,18 +301,28 @@ type Envelope struct {
 
 // ReadEnvelope returns the envelope of the Reply in b, which may turn out not to be one when all of it is read.
 func ReadEnvelope(b []byte) (e Envelope, ok bool) {
-	ok = fields(b, func(num protowire.Number, v uint64, bytes []byte) bool {
-		switch num {
-		case 1<<3 | 2:
-			e.Sender = bytes[:len(bytes):len(bytes)]
-		case 4<<3 | 2:
-			e.Loading = true
-		case 15 << 3:
-			e.ID = uint32(v)
+	for len(b) > 0 {
+		num, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return e, false
 		}
-		return true
-	})
-	return e, ok
+		b = b[n:]
+		size := protowire.ConsumeFieldValue(num, kind, b)
+		if size < 0 {
+			return e, false
+		}
+		switch {
+		case num == 1 && kind == protowire.BytesType:
+			e.Sender, _ = protowire.ConsumeBytes(b)
+		case num == 4 && kind == protowire.BytesType:
+			e.Loading = true
+		case num == 15 && kind == protowire.VarintType:
+			id, _ := protowire.ConsumeVarint(b)
+			e.ID = uint32(id)
+		}
+		b = b[size:]
+	}
+	return e, true
 }
 
 // readItem reads an Item that has a Value.
