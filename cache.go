@@ -152,7 +152,7 @@ func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
 // Shutdown stops looking for peers and answering them, and waits for writes that are under way; what peers could not be
 // told of writes, they are told no more. Groups go on working, as in a process that owns nothing. If ctx ends before
 // Discovery has returned, Shutdown fails and values stay where they are. Call it before the Shutdown of the http.Server
-// that carries the Cache.
+// that carries the Cache, which would otherwise wait for the peers' streams.
 func (c *Cache) Shutdown(ctx context.Context) error {
 	c.closed.Store(true)
 	err := c.peers.leave(ctx)

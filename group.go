@@ -160,7 +160,8 @@ func Add[V ~int | ~int64](ctx context.Context, g *Group[V], key string, delta V)
 	return V(sum), err
 }
 
-// SetMaxBytes changes GroupOptions.MaxBytes, and HotBytes in the same proportion. Here zero is zero: nothing is kept.
+// SetMaxBytes changes GroupOptions.MaxBytes, and HotBytes in the same proportion. Here zero is zero: nothing is kept. Into
+// how many parts memory is cut, so that writers do not wait for each other, was decided by MaxBytes at first.
 func (g *Group[V]) SetMaxBytes(n int64) { g.group.setMaxBytes(n) }
 
 // Stats returns a snapshot of the group's numbers in this process.
