@@ -465,7 +465,6 @@ type wire struct {
 	ctx         context.Context
 	cancel      context.CancelCauseFunc
 	to          io.WriteCloser  // of a stream: where calls are written
-	over        func() bool     // undoes what is to happen at the end
 	wake        chan struct{}   // has an element when there is something to write
 	incarnation atomic.Uint64   // of whom it leads to
 	heard       atomic.Int64    // when, on the clock, anything has come

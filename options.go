@@ -36,7 +36,8 @@ type GroupOptions[V any] struct {
 	MaxLoads    int           // at once in this process, others wait their turn; if zero, any number
 	Codec       Codec[V]      // if nil, see Codec
 	// Share keeps decoded values of keys that are read again, beside their encodings, and gives all callers the same: it
-	// must not be changed. It is for types that take long to decode.
+	// must not be changed. It is for types that take long to decode. Those whose cost is more than about an eighth of
+	// MaxBytes are decoded for each caller.
 	Share bool
 	// SizeOf is the memory of a decoded value, for Share. If nil, it is taken for twice the length of its encoding.
 	SizeOf   func(v V) int64
