@@ -364,7 +364,7 @@ func (v *conversation) flushLocked() {
 		v.mu.Unlock()
 		err := v.write(b)
 		v.mu.Lock()
-		if cap(b) <= 2*flushAt {
+		if cap(b) <= 4*flushAt { // which takes what has not been flushed, and the longest message
 			v.spare = b
 		}
 		if err != nil {

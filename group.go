@@ -538,11 +538,14 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 	if owner == nil {
 		return found{}, errNoOwner // there was one when these callers began to gather
 	}
-	before, ok := g.copies.peek(key)
-	if q.lease && ok {
-		q.have = before.version
-		q.callers += before.uses.Load()
-		q.over = g.cache.clock.now() - (before.fresh - g.hotLease)
+	var before entry
+	if q.lease && g.copies.inUse() > 0 {
+		var ok bool
+		if before, ok = g.copies.peek(key); ok {
+			q.have = before.version
+			q.callers += before.uses.Load()
+			q.over = g.cache.clock.now() - (before.fresh - g.hotLease)
+		}
 	}
 	g.counts.fetches.Add(1)
 	sent := g.cache.clock.now()
