@@ -483,8 +483,9 @@ type wire struct {
 	spare     []byte     // for the next
 	going     int        // bytes that are being written
 	writing   bool
-	added     int64 // bytes, ever
-	taken     int64 // … those that are known to have been read there
+	leftAt    time.Duration // when, on the clock, a caller last left without an answer
+	added     int64         // bytes, ever
+	taken     int64         // … those that are known to have been read there
 	said      spoken
 	err       error // why it carries nothing any more
 	retired   bool  // it ends with its last call
@@ -655,6 +656,11 @@ func (w *wire) drop(k *call) {
 	}
 	w.freeLocked(k)
 	w.cancelLocked(k)
+	if !k.done && w.stream && w.err == nil {
+		now := w.cache.clock.now()
+		w.leftAt = now
+		w.lookLocked(now+w.cache.opts.PeerTimeout, now)
+	}
 }
 
 // cancelLocked lets the other side know that nobody waits for the answer to k any more, which is off the wire.
@@ -711,7 +717,8 @@ func (w *wire) lookAfter() {
 		w.cancelLocked(k)
 		k.arrive(arrival{err: fmt.Errorf("nothing has come from there for PeerTimeout, %v", patience)})
 	}
-	silent := gaveUp && heard+patience <= now
+	// Where nothing has come since somebody left without an answer, nothing may come to the next either.
+	silent := (gaveUp || w.leftAt > heard) && max(heard, w.leftAt)+patience <= now
 	switch idle := w.inFlight.Load() == 0; {
 	case w.stream && silent: // nobody else is to wait for it
 		go w.retire()
@@ -722,6 +729,9 @@ func (w *wire) lookAfter() {
 	case idle:
 		w.lookAt = 0
 		return
+	}
+	if at := w.leftAt + patience; w.leftAt > heard && at > now {
+		next = min(next, at)
 	}
 	w.lookAt = next
 	w.look.Reset(next - now)

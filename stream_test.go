@@ -765,3 +765,27 @@ func TestPeerHitAllocatesLittle(t *testing.T) {
 		t.Errorf("%v allocations, both sides together", n)
 	}
 }
+
+// A stream that has died while nobody waited any more is not there for the next to wait on.
+func TestStreamThatDiedUnderACallerThatLeftIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 1, 4)
+		want(t, f, 0, keys[0], strings.ToUpper(keys[0]))
+		synctest.Wait()
+		want(t, f, 0, keys[1], strings.ToUpper(keys[1])) // by a stream
+		f.Loss(0, 1, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := f.groups[0].Get(ctx, keys[2]); err == nil {
+			t.Error("no error")
+		}
+		f.Loss(0, 1, 0)
+		time.Sleep(time.Second)
+		began := time.Now()
+		want(t, f, 0, keys[3], strings.ToUpper(keys[3]))
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the next waited for %v", took)
+		}
+	})
+}
