@@ -60,7 +60,7 @@ type hotReply struct {
 const (
 	// flushAt is how many bytes of answers are written at once, if so many are there; and maxUnread how many may wait
 	// for a peer to read them before no more of its Requests are.
-	flushAt, maxUnread = 64 << 10, 1 << 20
+	flushAt, maxUnread = 128 << 10, 1 << 20
 )
 
 // upgraded reports whether r asks for a connection that carries a stream.

@@ -310,6 +310,7 @@ type found struct {
 	loaded  bool          // a getter ran for it
 	fetched bool          // it is another process's
 	kept    bool          // it is in memory
+	asked   time.Duration // when another process was asked for it, on the clock
 	over    bool          // … it is not, since something was written after its load had begun
 	failed  error         // what came of the load that was to replace it
 	lease   time.Duration // how long the peer that asks may serve it without asking again
@@ -357,7 +358,7 @@ func (g *group) hit(key string, e entry, due bool) found {
 	if due {
 		g.loadAnew(key)
 	}
-	return found{entry: e, stale: e.isStale(g.cache.clock.now()), kept: true}
+	return found{entry: e, stale: e.fresh != 0 && e.isStale(g.cache.clock.now()), kept: true}
 }
 
 // loadAnew loads key in the background, to replace what there is.
@@ -548,7 +549,6 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		}
 	}
 	g.counts.fetches.Add(1)
-	sent := g.cache.clock.now()
 	f, err := g.cache.fetch(ctx, flight, owner, g, key, q, before)
 	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
@@ -557,7 +557,7 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		f, err = g.cache.fetch(ctx, flight, other.owner, g, key, q, entry{})
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
-		copy.fresh = sent + min(f.lease, maxLease) // the owner counts from later
+		copy.fresh = f.asked + min(f.lease, maxLease) // the owner counts from later
 		copy.ends, copy.late, copy.uses = copy.fresh+maxLease, f.stale, new(atomic.Int64)
 		var cost int64
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })

@@ -435,7 +435,7 @@ func (l *line) dial() (*wire, error) {
 	}
 	var r *bufio.Reader
 	if err == nil {
-		r = w.reader(from)
+		r = w.reader(from, 128<<10)
 		err = w.take(r) // a first word, which shows that what is said there comes here
 	}
 	if !late.Stop() && err == nil {
@@ -917,7 +917,7 @@ func (w *wire) exchange(body []byte, again bool) error {
 	default:
 		return fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
 	}
-	err = w.read(w.reader(resp.Body))
+	err = w.read(w.reader(resp.Body, 16<<10))
 	if w.several && !w.oneAnswer && w.sender == nil && w.ctx.Err() == nil { // not even who answers: what is in between does not let it through
 		w.line.onlySingle()
 		return fmt.Errorf("%w: %w", errEnded, err)
@@ -926,8 +926,8 @@ func (w *wire) exchange(body []byte, again bool) error {
 }
 
 // reader returns a reader for take that notes when anything has come.
-func (w *wire) reader(from io.Reader) *bufio.Reader {
-	return bufio.NewReaderSize(heedful{from, w}, 32<<10)
+func (w *wire) reader(from io.Reader, size int) *bufio.Reader {
+	return bufio.NewReaderSize(heedful{from, w}, size)
 }
 
 type heedful struct {

@@ -106,10 +106,12 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 		result = found{entry: before, fetched: true}
 		result.times(sent, same.Ttl, same.Age)
 		result.stale, result.lease = same.Stale, time.Duration(same.Lease)
+		result.asked = sent
 	case reply.GetNotCached() != nil:
 		return found{}, ErrNotCached
 	default:
 		result, failed, err = said(reply, sent)
+		result.asked = sent
 		k.blame(err)
 	}
 	switch {
