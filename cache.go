@@ -30,6 +30,7 @@ type Cache struct {
 	peers peers
 	hints hints
 	calls sync.Pool
+	deaf  sync.Once       // to complain of a ResponseWriter that does not flush
 	own   *http.Transport // the one made for it, if Options has none
 
 	life context.Context // of what is tried again and again: it ends with Shutdown
@@ -150,9 +151,11 @@ func (opts *Options) withDefaults() (o Options, err error) {
 func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
 
 // Shutdown stops looking for peers and answering them, and waits for writes that are under way; what peers could not be
-// told of writes, they are told no more. Groups go on working, as in a process that owns nothing. If ctx ends before
+// told of writes, they are told no more. Groups go on working, as in a process that owns nothing: with nothing in memory,
+// asking peers, and loading what these do not answer. If ctx ends before
 // Discovery has returned, Shutdown fails and values stay where they are. Call it before the Shutdown of the http.Server
-// that carries the Cache, which would otherwise wait for the peers' streams.
+// that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and waits for
+// streams over HTTP/2 as for any request.
 func (c *Cache) Shutdown(ctx context.Context) error {
 	c.closed.Store(true)
 	err := c.peers.leave(ctx)

@@ -15,7 +15,8 @@ import (
 // made of the first two (a []byte is copied, for callers may write); a [proto.Message] becomes protobuf; a type with
 // MarshalBinary and UnmarshalBinary what these make of it; anything else JSON (in which strings that are not UTF-8 change).
 //
-// Its methods may be called concurrently.
+// Its methods may be called concurrently. If it has a method DecodedLen(data []byte) int, that says of an encoding how long it
+// would be if it were not compressed, from which [GroupOptions].Share takes what a decoded value costs.
 type Codec[V any] interface {
 	Append(b []byte, v V) ([]byte, error) // appends the encoding of v to b
 	Decode(data []byte) (V, error)        // may keep data, must not change it

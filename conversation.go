@@ -132,6 +132,10 @@ func (v *conversation) post(w http.ResponseWriter, r *http.Request) {
 		if err := control.Flush(); !errors.Is(err, http.ErrNotSupported) {
 			return err
 		}
+		v.c.deaf.Do(func() {
+			v.c.opts.Logger.Error("shoal: what wraps the http.ResponseWriter has neither Unwrap nor Flush: " +
+				"peers hear too late that a value is being loaded, and give up loads that take longer than their PeerTimeout")
+		})
 		return nil
 	}, func() {
 		if control.SetReadDeadline(time.Unix(1, 0)) != nil {

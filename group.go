@@ -116,7 +116,8 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 // value. Otherwise its error joins a [*PeerError] for each peer that did not confirm and will be told again: to forget
 // what it holds, as soon as it is heard of and every ten seconds at the latest. If that is the owner of the key, v may not
 // have been stored; in a group without a getter, set it again. In a group with a getter, change the source first. An
-// ended ctx ends the wait, not the write.
+// ended ctx ends the wait, not the write. That v takes more than an eighth of MaxBytes, and so is not kept, is no error:
+// GroupStats.Oversized counts it.
 //
 // A process that does not answer costs a write PeerTimeout if it owns the key, holds a copy, or must be told since the
 // key is new to its owner: for the first minute after that started, or other processes came or went.
@@ -178,7 +179,11 @@ func (g *Group[V]) valueOf(key string, f found) (V, error) {
 	}
 	v, err := g.decode(key, f.value)
 	if err == nil && !f.loaded && !f.fetched {
-		g.group.main.shrink(g.decoded.put(key, f.version, v, f.value.Len()))
+		length := f.value.Len()
+		if c, ok := g.codec.(interface{ DecodedLen(data []byte) int }); ok {
+			length = c.DecodedLen(f.value.bytes())
+		}
+		g.group.main.shrink(g.decoded.put(key, f.version, v, length))
 	}
 	return v, err
 }

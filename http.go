@@ -172,7 +172,8 @@ func (c *Cache) refusal(r *shoalpb.Refused) error {
 // too, it answers groupcache's requests. Whoever reaches it can read and change every group: give it a
 // listener, or a TLS configuration, that admits only peers. Peers keep streams open, for which it takes over connections
 // or lifts the server's time limits: middleware that wraps the ResponseWriter must have Unwrap (see
-// [http.ResponseController]), or peers fall back to requests that cost several times as much ([PeerStats].Wire says so).
+// [http.ResponseController]), or peers fall back to requests that cost several times as much ([PeerStats].Wire says so);
+// and if it has no Flush either, as that of [http.TimeoutHandler], loads that take longer than PeerTimeout come to nothing.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &answering{c: c, w: w}
 	if r.Method == http.MethodPost && (upgraded(r) || r.Header.Get("Content-Type") == streamType) && strings.HasSuffix(r.URL.Path, shoalPath) {

@@ -236,6 +236,7 @@ type line struct {
 	only  atomic.Pointer[wire] // the stream, if there is one alone
 
 	underWay atomic.Int64 // calls
+	down     atomic.Bool  // the last POST came to nothing
 
 	mu      sync.Mutex // guards what follows
 	streams []*wire
@@ -413,6 +414,13 @@ func (l *line) open() {
 	default:
 		l.streamsLocked(append(l.streams, w))
 	}
+}
+
+// isBack takes note that the peer answers again, and may take streams again.
+func (l *line) isBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fails, l.retry = 0, 0
 }
 
 // failedLocked takes note that no stream could be had, or none that lasts.
@@ -902,7 +910,11 @@ func (w *wire) exchange(body []byte, again bool) error {
 	}
 	resp, err := w.cache.opts.Transport.RoundTrip(post) // no http.Client: a redirect is not followed, it is not Shoal's answer
 	if err != nil {
+		w.line.down.Store(true)
 		return causeOf(w.ctx, err)
+	}
+	if w.line.down.CompareAndSwap(true, false) {
+		w.line.isBack()
 	}
 	defer resp.Body.Close()
 	switch got := resp.Header.Get("Content-Type"); {

@@ -29,6 +29,9 @@ func (c *Cache) hello(ctx context.Context, addr string) (met *peer, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if r := reply.GetRefused(); r != nil {
+		return nil, c.refusal(r)
+	}
 	h := reply.GetHello()
 	if h == nil || !validWeight(h.Weight) {
 		return nil, unexpected(reply)

@@ -84,8 +84,9 @@ type PeerStats struct {
 	Exchanges int64 // questions, writes and drops sent to it
 	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
-	// Wire is how it was asked last: by "stream", by "batch", which are several questions in one POST, where a stream
-	// cannot be had, or by "single" POSTs, where not even that is understood; "" if it has not been asked.
+	// Wire is how it was asked last: by "stream", by "batch", which are several questions in one POST, while there is no
+	// stream, or by "single" POSTs, where not even that is understood; "" if it has not been asked. There is none while the
+	// peer is down, or has just come back, or where something in between does not let it through: see docs/wire.md.
 	Wire string
 }
 

@@ -789,3 +789,33 @@ func TestStreamThatDiedUnderACallerThatLeftIsReplaced(t *testing.T) {
 		}
 	})
 }
+
+// However long a peer was down, when it is back there is a stream to it at once.
+func TestPeerThatIsBackHasAStreamAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		p := newPairBetween(t, upper, nil, func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if down.Load() {
+					return nil, errors.New("connection refused")
+				}
+				return next.RoundTrip(r)
+			})
+		}, nil)
+		down.Store(true)
+		for range 300 {
+			if _, err := p.group.Get(t.Context(), "key"); err == nil {
+				t.Fatal("no error")
+			}
+			time.Sleep(time.Second)
+		}
+		down.Store(false)
+		for range 3 {
+			p.ask(t, 1)
+			synctest.Wait()
+		}
+		if p.wire() != "stream" {
+			t.Errorf("asked by %q", p.wire())
+		}
+	})
+}

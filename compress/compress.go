@@ -71,3 +71,13 @@ func (c codec[V]) Decode(data []byte) (v V, err error) {
 	}
 	return c.inner.Decode(data)
 }
+
+// DecodedLen is for [shoal.GroupOptions].Share.
+func (c codec[V]) DecodedLen(data []byte) int {
+	if len(data) > 0 && data[0] == compressed {
+		if n, err := s2.DecodedLen(data[1:]); err == nil && n <= longest {
+			return n
+		}
+	}
+	return len(data)
+}

@@ -59,6 +59,29 @@ func TestValuesComeBackAndTakeLess(t *testing.T) {
 	}
 }
 
+// What is shared counts as what it takes, not as what its encoding does.
+func TestSharedValuesCountAsWhatTheyTake(t *testing.T) {
+	codec, err := compress.New[string](nil, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := shoal.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := shoal.NewGroup(cache, "g", func(_ context.Context, key string) (string, error) {
+		return strings.Repeat(key, 10_000), nil
+	}, &shoal.GroupOptions[string]{Codec: codec, Share: true})
+	for range 3 {
+		if _, err := g.Get(t.Context(), "key"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := g.Stats().Bytes; n < 60_000 {
+		t.Errorf("a value of 30,000 bytes that is shared counts as %d", n)
+	}
+}
+
 func TestTypesThatDoNotComeBackAreRefused(t *testing.T) {
 	if _, err := compress.New[struct{ private int }](nil, 0); err == nil {
 		t.Error("no error")
