@@ -18,41 +18,38 @@ const atOnce = 32
 
 // many is get for many keys: what memory does not have is loaded here, or asked of its owners, one exchange with each,
 // all at once.
-func (g *group) many(ctx context.Context, keys []string) map[string]outcome {
+func (g *group) many(ctx context.Context, keys []string) map[string]*outcome {
 	var (
-		mu     sync.Mutex // guards all
-		all    = make(map[string]outcome, len(keys))
+		all    = make(map[string]*outcome, len(keys))
+		memory = make([]outcome, len(keys)) // for them
 		mine   []string
 		theirs = make(map[*peer][]string)
 	)
 	v := g.cache.peers.view.Load()
-	for _, key := range keys {
+	for i, key := range keys {
 		if _, again := all[key]; again {
 			continue
 		}
-		all[key] = outcome{}
+		o := &memory[i]
+		all[key] = o
 		if e, due, ok := g.main.use(key, 1, false); ok {
-			all[key] = outcome{found: g.hit(key, e, due)}
+			o.found = g.hit(key, e, due)
 		} else if f, ok := g.held(key, want{}); ok {
-			all[key] = outcome{f, f.err}
+			*o = outcome{f, f.err}
 		} else if err := g.cache.checkKey(key); err != nil {
-			all[key] = outcome{err: fmt.Errorf("get from group %q: %w", g.name, err)}
+			o.err = fmt.Errorf("get from group %q: %w", g.name, err)
 		} else if owner, _ := v.owner(key); owner != nil {
 			theirs[owner] = append(theirs[owner], key)
-			continue
 		} else {
 			mine = append(mine, key)
-			continue
 		}
-		if err := all[key].err; err != nil {
-			g.counts.missed(all[key].found, err)
+		if o.err != nil {
+			g.counts.missed(o.found, o.err)
 		}
 	}
-	got := func(key string, f found, err error) {
+	got := func(key string, f found, err error) { // for each once, so there is nothing to lock
 		g.counts.missed(f, err)
-		mu.Lock()
-		defer mu.Unlock()
-		all[key] = outcome{f, err}
+		*all[key] = outcome{f, err}
 	}
 	var wg sync.WaitGroup
 	for owner, keys := range theirs {
