@@ -1,0 +1,274 @@
+package shoal
+
+// answers.go: how a process answers the questions of questions.go.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// fetch answers with the value of a key, or returns what is left to do.
+func (a *answering) fetch(f *shoalpb.Fetch) (rest func(context.Context, *answering)) {
+	key := NewByteView(f.Key).String()
+	if err := a.c.checkKey(key); err != nil {
+		a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
+		return nil
+	}
+	q := question{
+		want:    want{maxAge: max(time.Duration(f.MaxAge), 0), fresh: f.Fresh, cachedOnly: f.CachedOnly},
+		from:    a.from,
+		callers: int64(max(f.Callers, 1)),
+		over:    max(time.Duration(f.Over), 0),
+		lease:   f.Lease,
+		have:    f.Have,
+	}
+	result, lease, err, ok := a.group.answerNow(key, q)
+	if ok {
+		a.found(&q, result, err)
+		return nil
+	}
+	return later(strings.Clone(key), q, lease)
+}
+
+// later returns what is left to do where key must be loaded.
+func later(key string, q question, lease time.Duration) func(context.Context, *answering) {
+	return func(ctx context.Context, a *answering) {
+		a.loading(a.group.longestLoad(q.want))
+		result, err := a.group.answerLater(ctx, key, q, lease)
+		if err == nil || ctx.Err() == nil { // else nobody is there any more
+			a.found(&q, result, err)
+		}
+	}
+}
+
+// found answers with what has come of looking for a key.
+func (a *answering) found(q *question, result found, err error) {
+	other, isOther := err.(*notOwner) // not one that a getter has come across and wrapped
+	switch {
+	case isOther:
+		a.refuseWith(http.StatusMisdirectedRequest, other.message())
+	case err == ErrNotCached && q.cachedOnly:
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}})
+	case errors.Is(err, ErrNotFound):
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: a.notFound(result)}})
+	case err != nil:
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Failed{Failed: failed(err)}})
+	case q.have != 0 && result.version == q.have && !result.loaded:
+		var v shoalpb.Value
+		a.value(&result, &v)
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Same{Same: &shoalpb.Same{
+			Ttl: v.Ttl, Age: v.Age, Stale: v.Stale, Lease: v.Lease,
+		}}})
+	case a.isTooLong(&result):
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Apart{Apart: &shoalpb.Apart{}}})
+	case a.in != nil:
+		a.in.value(a, &result)
+	default:
+		v := new(shoalpb.Value)
+		a.value(&result, v)
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: v}})
+	}
+}
+
+// isTooLong reports whether f would hold up others where the answer goes. What is not kept must be given all the same.
+func (a *answering) isTooLong(f *found) bool { return a.in != nil && f.kept && f.value.Len() > apart }
+
+// value says in v what was found.
+func (a *answering) value(f *found, v *shoalpb.Value) {
+	now := a.c.clock.now()
+	v.Value, v.Loaded, v.Version = f.value.bytes(), f.loaded, f.version
+	v.Age, v.Stale, v.Lease, v.Ttl = int64(now-f.born), f.stale, int64(f.lease), 0
+	if f.fresh != 0 {
+		v.Ttl = int64(max(f.fresh-now, 1))
+	}
+}
+
+func (a *answering) notFound(f found) *shoalpb.NotFound {
+	return &shoalpb.NotFound{Lease: int64(f.lease), Age: int64(a.c.clock.now() - f.born)}
+}
+
+// message says whose the key is.
+func (e *notOwner) message() *shoalpb.Refused {
+	r := &shoalpb.Refused{Reason: shoalpb.Refused_NOT_OWNER, Text: []byte(e.Error())}
+	if e.owner != nil {
+		r.OwnerId, r.OwnerAddr = []byte(e.owner.ID), []byte(e.owner.Addr)
+	}
+	return r
+}
+
+// loading says that something is loaded before the answer comes, and how long that may take.
+func (a *answering) loading(longest time.Duration) {
+	if a.announced {
+		return
+	}
+	a.announced = true
+	a.patient()
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Loading{Loading: &shoalpb.Loading{Longest: int64(longest)}}})
+}
+
+// Answers to a FetchMany are sent when there are about itemsBytes of them, or itemsTime after the last: whoever waits for
+// loads hears of each.
+const (
+	itemsBytes = 32 << 10
+	itemsTime  = 50 * time.Millisecond
+)
+
+// mostNow is for how many keys others wait who have asked after who asks for them.
+const mostNow = 1000
+
+// manyNow answers with those of the values that memory has, if the answer goes to a stream, and returns what is left to do.
+func (a *answering) manyNow(keys [][]byte) (rest func(context.Context, *answering)) {
+	var left []string
+	var indexes []uint32
+	for i, key := range keys {
+		if a.in != nil && len(keys) <= mostNow {
+			if f, ok := a.group.serve(NewByteView(key).String(), question{callers: 1}); ok && f.err == nil && !a.isTooLong(&f) {
+				a.group.counts.requests.Add(1)
+				a.in.item(a, uint32(i), &f)
+				continue
+			}
+		}
+		left, indexes = append(left, string(key)), append(indexes, uint32(i))
+	}
+	if a.in != nil {
+		a.in.sendItems(a)
+	}
+	if len(left) == 0 && len(keys) > 0 {
+		return nil
+	}
+	return func(ctx context.Context, a *answering) { a.fetchMany(ctx, left, indexes) }
+}
+
+// fetchMany answers with the values of many keys, as they are found.
+func (a *answering) fetchMany(ctx context.Context, keys []string, indexes []uint32) {
+	for _, key := range keys {
+		if err := a.c.checkKey(key); err != nil {
+			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
+			return
+		}
+	}
+	var items shoalpb.Items
+	var size int
+	var toldStack bool
+	flushed := time.Now()
+	flush := func() {
+		if len(items.Items) > 0 {
+			a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Items{Items: &items}})
+		}
+		items, size, flushed = shoalpb.Items{}, 0, time.Now()
+	}
+	a.group.answerMany(ctx, keys, func() { // loading
+		flush()
+		a.loading(a.group.loadTimeout)
+	}, func(i int, found found, err error) {
+		item := &shoalpb.Item{Index: indexes[i]}
+		other, isOther := err.(*notOwner)
+		switch {
+		case isOther:
+			item.Answer = &shoalpb.Item_Refused{Refused: other.message()}
+		case errors.Is(err, ErrNotFound):
+			item.Answer = &shoalpb.Item_NotFound{NotFound: a.notFound(found)}
+		case err != nil:
+			item.Answer = &shoalpb.Item_Failed{Failed: failed(err)}
+		case a.isTooLong(&found):
+			item.Answer = &shoalpb.Item_Apart{Apart: &shoalpb.Apart{}}
+		default:
+			v := new(shoalpb.Value)
+			a.value(&found, v)
+			item.Answer = &shoalpb.Item_Value{Value: v}
+		}
+		if x := item.GetFailed(); x != nil && len(x.Stack) > 0 {
+			if toldStack { // of one call for all of them
+				x.Stack = nil
+			}
+			toldStack = true
+		}
+		more := proto.Size(item)
+		if size+more > itemsBytes {
+			flush()
+		}
+		items.Items = append(items.Items, item)
+		size += more
+		if a.announced && time.Since(flushed) > itemsTime {
+			flush()
+		}
+	})
+	flush()
+}
+
+// write does what others want changed of keys that this process owns.
+func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
+	if w.Op < shoalpb.Write_SET || w.Op > shoalpb.Write_ADD {
+		a.refuse(http.StatusBadRequest, shoalpb.Refused_UNKNOWN, "a Write of an operation that this version does not know")
+		return
+	}
+	if w.Op == shoalpb.Write_ADD && a.group.add == nil {
+		a.refuse(http.StatusBadRequest, shoalpb.Refused_OPERATION, "%v", errNoCounter)
+		return
+	}
+	for _, ch := range w.Changes {
+		err := a.c.checkKey(NewByteView(ch.Key).String())
+		if most := a.c.opts.MaxValueBytes; err == nil && int64(len(ch.Value)) > most {
+			err = fmt.Errorf("a value of %d bytes is longer than MaxValueBytes, %d", len(ch.Value), most)
+		}
+		if err != nil {
+			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
+			return
+		}
+	}
+	answer := &shoalpb.Written{Results: make([]*shoalpb.Result, len(w.Changes))}
+	for i, ch := range w.Changes {
+		done := a.group.accept(ctx, w.Op, change{
+			key: NewByteView(ch.Key).String(), value: ch.Value, ttl: time.Duration(ch.Ttl), delta: ch.Delta,
+		}, a.loading)
+		r := &shoalpb.Result{Version: done.version, Sum: done.sum, All: done.all, Holders: a.c.holdersMessage(done.holders)}
+		if other, ok := done.err.(*notOwner); ok {
+			r.Refused = other.message()
+			a.c.refused[shoalpb.Refused_NOT_OWNER].Add(1)
+		} else if not, ok := done.err.(*notDone); ok && not.op == "add" {
+			r.Error = clip(not.Error())
+		} else if done.err != nil {
+			r.Failed = failed(done.err)
+		}
+		if done.all && answer.Peers == nil {
+			for _, p := range done.known {
+				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
+			}
+		}
+		answer.Results[i] = r
+	}
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Written{Written: answer}})
+}
+
+func (c *Cache) holdersMessage(holders []holder) []*shoalpb.Holder {
+	now := c.clock.now()
+	var all []*shoalpb.Holder
+	for _, h := range holders {
+		all = append(all, &shoalpb.Holder{Id: []byte(h.ID), Addr: []byte(h.Addr), Remaining: int64(h.until - now)})
+	}
+	return all
+}
+
+// drop drops what a write elsewhere has made old.
+func (a *answering) drop(d *shoalpb.Drop) {
+	answer := new(shoalpb.Dropped)
+	if d.All {
+		a.group.empty()
+	}
+	for _, k := range d.Keys {
+		key := NewByteView(k.Key).String()
+		a.group.counts.drops.Add(1)
+		a.group.drop(key, k.Version, k.Acceptor == a.c.peers.incarnation)
+		holders := a.group.leases.of(key, a.c.clock.now())
+		answer.Keys = append(answer.Keys, &shoalpb.Holders{Holders: a.c.holdersMessage(holders)})
+	}
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Dropped{Dropped: answer}})
+}
