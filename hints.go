@@ -133,10 +133,6 @@ func (h *hints) deliver(ctx context.Context, of *hint) {
 		if h.tell(ctx, of, to) {
 			return
 		}
-		select {
-		case <-of.wake: // by its own answer, which was a refusal
-		default:
-		}
 	}
 }
 
