@@ -84,7 +84,7 @@ func (c *Cache) converse(a *answering, r *http.Request) {
 			a.refuse(http.StatusNotImplemented, shoalpb.Refused_UNKNOWN, "no stream of this connection: %v", err)
 		}
 	default:
-		v.post(a.w, r)
+		v.post(a, r)
 	}
 }
 
@@ -110,13 +110,14 @@ func (v *conversation) upgrade(w http.ResponseWriter) error {
 }
 
 // post answers the Requests in the body of r, which may go on while it does.
-func (v *conversation) post(w http.ResponseWriter, r *http.Request) {
-	control := http.NewResponseController(w)
+func (v *conversation) post(a *answering, r *http.Request) {
+	w, control := a.w, http.NewResponseController(a.w)
 	control.SetReadDeadline(time.Time{})
 	var body io.Reader = r.Body
 	if control.EnableFullDuplex() != nil { // something around w does not let it through: answers wait for the last Request
 		all, err := io.ReadAll(http.MaxBytesReader(w, r.Body, v.c.opts.MaxBodyBytes))
 		if err != nil {
+			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "read the body: %v", err)
 			return
 		}
 		body = bytes.NewReader(all)
@@ -183,21 +184,27 @@ func (v *conversation) read() error {
 		if !wholeMessage(v.r) {
 			v.flush()
 		}
+		*a = answering{c: v.c, in: v}
 		data, err := v.next()
+		if err == errTooLong {
+			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "a Request is longer than MaxBodyBytes, %d", v.c.opts.MaxBodyBytes)
+			v.flush()
+		}
 		if err != nil {
 			return err
 		}
 		req, err := reader.Read(data)
 		if err != nil || req.Id == 0 {
-			v.c.refused[shoalpb.Refused_MALFORMED].Add(1)
+			a.refuse(http.StatusBadRequest, shoalpb.Refused_MALFORMED, "not a Request with an id: %v", err)
+			v.flush()
 			return errMalformed
 		}
-		*a = answering{c: v.c, in: v, id: req.Id}
+		a.id = req.Id
 		v.answer(a, req)
 	}
 }
 
-var errMalformed = errors.New("not a Request")
+var errMalformed, errTooLong = errors.New("not a Request"), errors.New("too long a Request")
 
 // next returns the next message, which is good until the one after it is asked for.
 func (v *conversation) next() ([]byte, error) {
@@ -206,8 +213,7 @@ func (v *conversation) next() ([]byte, error) {
 		return nil, err
 	}
 	if size > uint64(v.c.opts.MaxBodyBytes) {
-		v.c.refused[shoalpb.Refused_TOO_LARGE].Add(1)
-		return nil, errMalformed
+		return nil, errTooLong
 	}
 	if size <= uint64(v.r.Size()) {
 		data, err := v.r.Peek(int(size))

@@ -16,9 +16,8 @@ import (
 // dial opens a stream: by an upgrade of a connection, which only HTTP/1.1 has, or else by a POST whose body goes on while
 // the answer comes. (The first took 20% less CPU in bench/remote for 16 callers.)
 func (l *line) dial() (*wire, error) {
-	w := l.newWire(true)
+	w := l.newWire(l.cache.life, true)
 	w.stream, w.wake = true, make(chan struct{}, 1)
-	w.ctx, w.cancel = context.WithCancelCause(l.cache.life)
 	late := time.AfterFunc(l.cache.opts.PeerTimeout, func() { w.cancel(context.DeadlineExceeded) })
 	from, err := w.upgrade()
 	if err != nil {
@@ -156,7 +155,8 @@ func (w *wire) exchange(body []byte, again bool) error {
 		return fmt.Errorf("what answers there is not Shoal: %s, Content-Type %q", resp.Status, got)
 	}
 	err = w.read(w.reader(resp.Body, 16<<10))
-	if w.several && !w.oneAnswer && w.sender == nil && w.ctx.Err() == nil { // not even who answers: what is in between does not let it through
+	if w.several && !w.oneAnswer && w.sender == nil && w.ctx.Err() == nil {
+		// Not even who answers has been said: what is in between does not let it through.
 		w.line.onlySingle()
 		return fmt.Errorf("%w: %w", errEnded, err)
 	}

@@ -4,6 +4,7 @@ package shoal
 // and wire.go is what they do. The other end is conversation.go.
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -104,7 +105,7 @@ func (l *line) send(k *call) error {
 // wire returns the wire that k goes by, and whether it is a POST that can begin when k is in it.
 func (l *line) wire(k *call) (w *wire, begin bool) {
 	if k.alone {
-		return l.newWire(false), true
+		return l.newPost(false), true
 	}
 	if w := l.only.Load(); w != nil && w.inFlight.Load() < busyStream {
 		l.went(byStream)
@@ -129,19 +130,22 @@ func (l *line) wire(k *call) (w *wire, begin bool) {
 		l.went(byStream)
 	case now < l.single:
 		l.went(bySingle)
-		return l.newWire(false), true
+		return l.newPost(false), true
 	case l.posts < maxPosts:
 		l.went(byBatch)
 		l.posts++
-		return l.newWire(true), true
+		return l.newPost(true), true
 	default:
 		if l.next == nil {
-			l.next = l.newWire(true)
+			l.next = l.newPost(true)
 		}
 		w = l.next
 	}
 	return w, false
 }
+
+// newPost returns a wire for a POST, which a Cache may still need when it has been shut down.
+func (l *line) newPost(several bool) *wire { return l.newWire(context.Background(), several) }
 
 func (l *line) went(way int32) {
 	if l.way.Load() != way {
@@ -182,11 +186,11 @@ func (l *line) onlySingle() {
 func (l *line) ended(w *wire) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if i := slices.Index(l.streams, w); i < 0 {
+	i := slices.Index(l.streams, w)
+	if i < 0 {
 		return
-	} else {
-		l.streamsLocked(slices.Delete(slices.Clone(l.streams), i, i+1))
 	}
+	l.streamsLocked(slices.Delete(slices.Clone(l.streams), i, i+1))
 	if l.cache.clock.now()-w.since >= firstStream {
 		l.fails = 0
 	} else {

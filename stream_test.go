@@ -382,6 +382,7 @@ func TestGarbageOnAStreamIsNoAnswer(t *testing.T) {
 type rawStream struct {
 	net.Conn
 	r *bufio.Reader
+	c *shoal.Cache
 }
 
 func newRawStream(t *testing.T, get shoal.Getter[string]) *rawStream {
@@ -404,7 +405,7 @@ func newRawStream(t *testing.T, get shoal.Getter[string]) *rawStream {
 	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatal(resp, err)
 	}
-	return &rawStream{conn, r}
+	return &rawStream{conn, r, c}
 }
 
 func (s *rawStream) ask(id int, key string) error {
@@ -699,6 +700,35 @@ func TestStreamsThatNobodyUsesAreClosed(t *testing.T) {
 			t.Errorf("asked by %q", p.wire())
 		}
 	})
+}
+
+// What cannot be understood among several Requests is refused, and counted, and ends them.
+func TestRequestsThatAreNoneAreRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		bad    []byte
+		reason shoalpb.Refused_Reason
+	}{
+		"garbage":  {[]byte{3, 0xff, 0xff, 0xff}, shoalpb.Refused_MALFORMED},
+		"no id":    {[]byte{0}, shoalpb.Refused_MALFORMED},
+		"too long": {binary.AppendUvarint(nil, 1<<40), shoalpb.Refused_TOO_LARGE},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newRawStream(t, upper)
+				go s.Write(test.bad)
+				s.next(t) // a first word
+				if got := s.next(t); got.Id != 0 || got.GetRefused().GetReason() != test.reason {
+					t.Errorf("got %v, want %v", got, test.reason)
+				}
+				if _, err := s.r.ReadByte(); err == nil {
+					t.Error("the stream goes on")
+				}
+				if n := s.c.Stats().Refused; n.Malformed+n.TooLarge != 1 {
+					t.Errorf("counted: %+v", n)
+				}
+			})
+		})
+	}
 }
 
 // Whatever comes as several Requests is answered or refused, and nothing hangs.

@@ -64,9 +64,10 @@ type slot struct {
 	turn uint16
 }
 
-func (l *line) newWire(several bool) *wire {
+// newWire returns a wire that ends with life at the latest.
+func (l *line) newWire(life context.Context, several bool) *wire {
 	w := &wire{line: l, cache: l.cache, several: several, slots: make([]slot, 1, 2)}
-	w.ctx, w.cancel = context.WithCancelCause(context.Background())
+	w.ctx, w.cancel = context.WithCancelCause(life)
 	return w
 }
 
