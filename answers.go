@@ -15,6 +15,78 @@ import (
 	"github.com/shoalcache/shoal/shoalpb"
 )
 
+// A question is what a peer asks.
+type question struct {
+	want
+	from    *peer         // nil: nobody in the view
+	callers int64         // how many calls it answers there
+	over    time.Duration // … within this time, those that a copy has answered; 0: at once
+	lease   bool          // a copy would be kept
+	have    uint64        // the version of the one that has been
+}
+
+// perSecond is how many of the calls were made in a second.
+func (q *question) perSecond() float64 { return float64(q.callers) / max(q.over.Seconds(), 1) }
+
+// answerNow answers a peer that takes this process for the owner of key, if that takes no load; else answerLater does. It
+// keeps nothing of key.
+func (g *group) answerNow(key string, q question) (f found, lease time.Duration, err error, ok bool) {
+	g.counts.requests.Add(1)
+	// The lease is noted before memory is looked at. So a write that comes after the look finds it, and one that came
+	// before has left what is looked at.
+	lease = g.grant(key, q)
+	if f, ok := g.serve(key, q); ok {
+		f.lease = g.leaseOf(f, lease)
+		return f, 0, f.err, true
+	}
+	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
+		return found{}, 0, &notOwner{owner}, true
+	}
+	if q.cachedOnly {
+		return found{}, 0, ErrNotCached, true
+	}
+	return found{}, lease, nil, false
+}
+
+// answerLater loads key for a peer. It never asks another process.
+func (g *group) answerLater(ctx context.Context, key string, q question, lease time.Duration) (found, error) {
+	f, err := g.load(ctx, key, q.want)
+	f.lease = g.leaseOf(f, lease) // none if it was written to meanwhile, for then it is not kept
+	return f, err
+}
+
+// serve returns what memory has for a peer.
+func (g *group) serve(key string, q question) (found, bool) {
+	if q.fresh {
+		return found{}, false
+	}
+	if q.maxAge > 0 || q.cachedOnly {
+		now := g.cache.clock.now()
+		e, ok := g.peek(key)
+		if !ok || !q.takes(&e, now, now) {
+			return found{}, false
+		}
+		if q.cachedOnly {
+			return g.hit(key, e, false), true
+		}
+	}
+	if e, due, ok := g.main.use(key, q.perSecond(), true); ok {
+		return g.hit(key, e, due), true
+	}
+	if e, _, ok := g.absent.use(key, 1, true); ok {
+		return found{entry: e, kept: true}, true
+	}
+	return found{}, false
+}
+
+// peek returns what there is of key, and leaves no trace.
+func (g *group) peek(key string) (entry, bool) {
+	if e, ok := g.main.peek(key); ok {
+		return e, true
+	}
+	return g.absent.peek(key)
+}
+
 // fetch answers with the value of a key, or returns what is left to do.
 func (a *answering) fetch(f *shoalpb.Fetch) (rest func(context.Context, *answering)) {
 	key := NewByteView(f.Key).String()

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/shoalcache/shoal/singleflight"
 )
 
@@ -234,66 +232,6 @@ type group struct {
 	counts groupCounts
 }
 
-// settings are the options of a group that do not depend on V.
-type settings struct {
-	maxBytes    int64
-	lru         bool    // evicts the least recently used
-	hotShare    float64 // of maxBytes, for copies
-	loadTimeout time.Duration
-	stale       time.Duration
-	grace       time.Duration // how long past its TTL a value is kept: for Stale, or StaleIfError
-	notFoundTTL time.Duration
-	errorTTL    time.Duration
-	jitter      float64
-	turns       *semaphore.Weighted // of loads; nil: any number runs at once
-	hotRate     float64
-	hotLease    time.Duration
-}
-
-// absentShare is what part of a group's memory is for what getters say in place of values.
-const absentShare = 1. / 64
-
-func newGroup(c *Cache, name string, s settings) *group {
-	g := &group{name: name, nameBytes: []byte(name), cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
-	g.max.Store(s.maxBytes)
-	g.asks = func(ctx context.Context, f *fetchFlight) (found, error) {
-		return g.ask(ctx, f, f.Key(), question{callers: int64(f.Seal()), lease: g.hotShare > 0})
-	}
-	s.hotShare = min(s.hotShare, 1-absentShare)
-	g.hotShare = s.hotShare
-	small := func(share float64) *store {
-		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
-	}
-	g.absent, g.copies = small(absentShare), small(s.hotShare)
-	lent := func() int64 { return g.absent.inUse() + g.copies.inUse() + g.decodedBytes() }
-	g.main = &store{aging: aging{clock: &c.clock, stale: s.stale, loadTimeout: s.loadTimeout}}
-	if s.lru {
-		g.main.engine = newLRUEngine(&c.clock, s.maxBytes, lent)
-	} else {
-		g.main.engine = newPackedEngine(&c.clock, s.maxBytes, lent)
-	}
-	if s.stale > 0 {
-		g.main.hotRate = s.hotRate
-	}
-	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
-	g.main.rates.most = g.rates.most
-	return g
-}
-
-// forDecoded is how much of the memory decoded values may take: half of what is sure to be there for entries of this
-// process.
-func (g *group) forDecoded() int64 {
-	return int64((1 - absentShare - g.hotShare) / 2 * float64(g.max.Load()))
-}
-
-func (g *group) setMaxBytes(n int64) {
-	g.max.Store(max(n, 0))
-	g.forgetDecoded()
-	g.copies.setMax(int64(g.hotShare * float64(n)))
-	g.absent.setMax(int64(absentShare * float64(n)))
-	g.main.setMax(n)
-}
-
 // want is what a caller asks of a value.
 type want struct {
 	maxAge     time.Duration // if positive
@@ -444,78 +382,6 @@ func (g *group) loadHere(ctx context.Context, key string, w want) (found, error)
 		return found{}, ErrNotCached
 	}
 	return g.load(ctx, key, w)
-}
-
-// A question is what a peer asks.
-type question struct {
-	want
-	from    *peer         // nil: nobody in the view
-	callers int64         // how many calls it answers there
-	over    time.Duration // … within this time, those that a copy has answered; 0: at once
-	lease   bool          // a copy would be kept
-	have    uint64        // the version of the one that has been
-}
-
-// perSecond is how many of the calls were made in a second.
-func (q *question) perSecond() float64 { return float64(q.callers) / max(q.over.Seconds(), 1) }
-
-// answerNow answers a peer that takes this process for the owner of key, if that takes no load; else answerLater does. It
-// keeps nothing of key.
-func (g *group) answerNow(key string, q question) (f found, lease time.Duration, err error, ok bool) {
-	g.counts.requests.Add(1)
-	// The lease is noted before memory is looked at. So a write that comes after the look finds it, and one that came
-	// before has left what is looked at.
-	lease = g.grant(key, q)
-	if f, ok := g.serve(key, q); ok {
-		f.lease = g.leaseOf(f, lease)
-		return f, 0, f.err, true
-	}
-	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
-		return found{}, 0, &notOwner{owner}, true
-	}
-	if q.cachedOnly {
-		return found{}, 0, ErrNotCached, true
-	}
-	return found{}, lease, nil, false
-}
-
-// answerLater loads key for a peer. It never asks another process.
-func (g *group) answerLater(ctx context.Context, key string, q question, lease time.Duration) (found, error) {
-	f, err := g.load(ctx, key, q.want)
-	f.lease = g.leaseOf(f, lease) // none if it was written to meanwhile, for then it is not kept
-	return f, err
-}
-
-// serve returns what memory has for a peer.
-func (g *group) serve(key string, q question) (found, bool) {
-	if q.fresh {
-		return found{}, false
-	}
-	if q.maxAge > 0 || q.cachedOnly {
-		now := g.cache.clock.now()
-		e, ok := g.peek(key)
-		if !ok || !q.takes(&e, now, now) {
-			return found{}, false
-		}
-		if q.cachedOnly {
-			return g.hit(key, e, false), true
-		}
-	}
-	if e, due, ok := g.main.use(key, q.perSecond(), true); ok {
-		return g.hit(key, e, due), true
-	}
-	if e, _, ok := g.absent.use(key, 1, true); ok {
-		return found{entry: e, kept: true}, true
-	}
-	return found{}, false
-}
-
-// peek returns what there is of key, and leaves no trace.
-func (g *group) peek(key string) (entry, bool) {
-	if e, ok := g.main.peek(key); ok {
-		return e, true
-	}
-	return g.absent.peek(key)
 }
 
 // fetch asks the owner of key. Nobody joins a question that has been sent, for the answer may have been made before a

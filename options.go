@@ -221,3 +221,63 @@ func (o *GroupOptions[V]) add(data []byte, delta int64) ([]byte, int64, error) {
 	data, err = o.Codec.Append(nil, v)
 	return data, sum, err
 }
+
+// settings are the options of a group that do not depend on V.
+type settings struct {
+	maxBytes    int64
+	lru         bool    // evicts the least recently used
+	hotShare    float64 // of maxBytes, for copies
+	loadTimeout time.Duration
+	stale       time.Duration
+	grace       time.Duration // how long past its TTL a value is kept: for Stale, or StaleIfError
+	notFoundTTL time.Duration
+	errorTTL    time.Duration
+	jitter      float64
+	turns       *semaphore.Weighted // of loads; nil: any number runs at once
+	hotRate     float64
+	hotLease    time.Duration
+}
+
+// absentShare is what part of a group's memory is for what getters say in place of values.
+const absentShare = 1. / 64
+
+func newGroup(c *Cache, name string, s settings) *group {
+	g := &group{name: name, nameBytes: []byte(name), cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
+	g.max.Store(s.maxBytes)
+	g.asks = func(ctx context.Context, f *fetchFlight) (found, error) {
+		return g.ask(ctx, f, f.Key(), question{callers: int64(f.Seal()), lease: g.hotShare > 0})
+	}
+	s.hotShare = min(s.hotShare, 1-absentShare)
+	g.hotShare = s.hotShare
+	small := func(share float64) *store {
+		return &store{engine: newLRUEngine(&c.clock, int64(share*float64(s.maxBytes)), nil), aging: aging{clock: &c.clock}}
+	}
+	g.absent, g.copies = small(absentShare), small(s.hotShare)
+	lent := func() int64 { return g.absent.inUse() + g.copies.inUse() + g.decodedBytes() }
+	g.main = &store{aging: aging{clock: &c.clock, stale: s.stale, loadTimeout: s.loadTimeout}}
+	if s.lru {
+		g.main.engine = newLRUEngine(&c.clock, s.maxBytes, lent)
+	} else {
+		g.main.engine = newPackedEngine(&c.clock, s.maxBytes, lent)
+	}
+	if s.stale > 0 {
+		g.main.hotRate = s.hotRate
+	}
+	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
+	g.main.rates.most = g.rates.most
+	return g
+}
+
+// forDecoded is how much of the memory decoded values may take: half of what is sure to be there for entries of this
+// process.
+func (g *group) forDecoded() int64 {
+	return int64((1 - absentShare - g.hotShare) / 2 * float64(g.max.Load()))
+}
+
+func (g *group) setMaxBytes(n int64) {
+	g.max.Store(max(n, 0))
+	g.forgetDecoded()
+	g.copies.setMax(int64(g.hotShare * float64(n)))
+	g.absent.setMax(int64(absentShare * float64(n)))
+	g.main.setMax(n)
+}
