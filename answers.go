@@ -189,7 +189,7 @@ func (a *answering) loading(longest time.Duration) {
 // Answers to a FetchMany are sent when there are about itemsBytes of them, or itemsTime after the last: whoever waits for
 // loads hears of each.
 const (
-	itemsBytes = 32 << 10
+	itemsBytes = 64 << 10
 	itemsTime  = 50 * time.Millisecond
 )
 
@@ -200,9 +200,17 @@ const mostNow = 1000
 func (a *answering) manyNow(keys [][]byte) (rest func(context.Context, *answering)) {
 	var left []string
 	var indexes []uint32
+	now := a.in != nil && len(keys) <= mostNow
+	if now {
+		a.in.many = a.in.many[:0]
+		for _, key := range keys {
+			a.in.many = append(a.in.many, NewByteView(key).String())
+		}
+		a.group.main.near(a.in.many)
+	}
 	for i, key := range keys {
-		if a.in != nil && len(keys) <= mostNow {
-			if f, ok := a.group.serve(NewByteView(key).String(), question{callers: 1}); ok && f.err == nil && !a.isTooLong(&f) {
+		if now {
+			if f, ok := a.group.serve(a.in.many[i], question{callers: 1}); ok && f.err == nil && !a.isTooLong(&f) {
 				a.group.counts.requests.Add(1)
 				a.in.item(a, uint32(i), &f)
 				continue

@@ -74,41 +74,66 @@ func BenchmarkHit(b *testing.B) {
 func BenchmarkPeerHit(b *testing.B) {
 	for _, callers := range []int{1, 16, 256} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
-			server := httptest.NewUnstartedServer(nil)
-			self := "http://" + server.Listener.Addr().String()
-			cache, err := shoal.New(&shoal.Options{Self: self, Discovery: shoal.Static(self)})
-			if err != nil {
-				b.Fatal(err)
-			}
-			server.Config.Handler = cache
-			server.Start()
-			defer server.Close()
-			defer cache.Shutdown(context.Background())
-			asker, err := shoal.New(&shoal.Options{Discovery: shoal.Static(self)})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer asker.Shutdown(context.Background())
-			if err := asker.Ready(b.Context()); err != nil {
-				b.Fatal(err)
-			}
-			value := strings.Repeat("v", 1<<10)
-			shoal.NewGroup(cache, "g", func(context.Context, string) (string, error) { return value, nil }, nil)
-			g := shoal.NewGroup[shoal.ByteView](asker, "g", nil, nil)
-
-			b.ReportAllocs()
-			b.SetParallelism(max(callers/2, 1))
-			var start atomic.Int64
-			b.RunParallel(func(pb *testing.PB) {
-				for i := int(start.Add(997)); pb.Next(); i++ {
-					if _, err := g.Get(b.Context(), fmt.Sprintf("%016d", i%1000)); err != nil {
-						b.Error(err)
-						return
-					}
-				}
+			atPeer(b, callers, func(g *shoal.Group[shoal.ByteView], keys []string, i int) error {
+				_, err := g.Get(b.Context(), keys[i%len(keys)])
+				return err
 			})
 		})
 	}
+}
+
+// BenchmarkPeerMany is a GetMany of 100 keys that the owner's memory answers, over TCP on the loopback.
+func BenchmarkPeerMany(b *testing.B) {
+	for _, callers := range []int{1, 16} {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
+			atPeer(b, callers, func(g *shoal.Group[shoal.ByteView], keys []string, i int) error {
+				_, err := g.GetMany(b.Context(), keys[i%10*100:][:100])
+				return err
+			})
+			b.ReportMetric(float64(b.N)*100/b.Elapsed().Seconds(), "keys/s")
+		})
+	}
+}
+
+// atPeer measures what callers ask a peer at once, which has 1,000 keys with values of 1 KiB.
+func atPeer(b *testing.B, callers int, ask func(g *shoal.Group[shoal.ByteView], keys []string, i int) error) {
+	server := httptest.NewUnstartedServer(nil)
+	self := "http://" + server.Listener.Addr().String()
+	cache, err := shoal.New(&shoal.Options{Self: self, Discovery: shoal.Static(self)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	server.Config.Handler = cache
+	server.Start()
+	defer server.Close()
+	defer cache.Shutdown(context.Background())
+	asker, err := shoal.New(&shoal.Options{Discovery: shoal.Static(self)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer asker.Shutdown(context.Background())
+	if err := asker.Ready(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	value := strings.Repeat("v", 1<<10)
+	shoal.NewGroup(cache, "g", func(context.Context, string) (string, error) { return value, nil }, nil)
+	g := shoal.NewGroup[shoal.ByteView](asker, "g", nil, nil)
+	keys := make([]string, 1000)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("%016d", i)
+	}
+
+	b.ReportAllocs()
+	b.SetParallelism(max(callers/2, 1))
+	var start atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		for i := int(start.Add(997)); pb.Next(); i++ {
+			if err := ask(g, keys, i); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }
 
 // BenchmarkMiss is a Get that runs the getter, which returns at once.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +34,8 @@ type conversation struct {
 	fromIn *view           // … as a peer in this view
 	from   *peer
 
-	items     []byte // of an answer to be; of the same goroutine, as is the next
+	many      []string // keys of a FetchMany; of the same goroutine, as are the next
+	items     []byte   // of an answer to be
 	itemValue shoalpb.Value
 
 	mu      sync.Mutex // guards what follows
@@ -308,6 +310,9 @@ func (v *conversation) item(a *answering, index uint32, f *found) {
 	if len(v.items)+f.value.Len() > itemsBytes {
 		v.sendItems(a)
 	}
+	if len(v.items) == 0 {
+		v.items = slices.Grow(v.items, itemsBytes)[:shoalpb.ItemsHead]
+	}
 	a.value(f, &v.itemValue)
 	v.items = shoalpb.AppendItem(v.items, index, &v.itemValue)
 	v.itemValue.Value = nil
@@ -323,7 +328,11 @@ func (v *conversation) sendItems(a *answering) {
 		if news := v.c.news(&v.said); news != nil {
 			v.out, _ = shoalpb.AppendReply(v.out, &shoalpb.Reply{Sender: news})
 		}
-		v.out = shoalpb.AppendItems(v.out, a.id, a.group.generation.message(), v.items)
+		if reply := shoalpb.ItemsReply(v.items, a.id, a.group.generation.message()); len(v.out) > 0 {
+			v.out = append(v.out, reply...)
+		} else {
+			v.out, v.items = reply, v.out
+		}
 	}
 	v.items = v.items[:0]
 }

@@ -94,6 +94,8 @@ func (s *lruEngine) value(key string) (value ByteView, fresh time.Duration, ok b
 	return e.value, e.fresh, ok && e.err == nil
 }
 
+func (s *lruEngine) near([]string) {}
+
 func (s *lruEngine) peek(key string) (entry, bool) {
 	sh := s.shardOf(key)
 	sh.mu.Lock()

@@ -26,6 +26,7 @@ func (g *group) many(ctx context.Context, keys []string) map[string]*outcome {
 		theirs = make(map[*peer][]string)
 	)
 	v := g.cache.peers.view.Load()
+	g.main.near(keys)
 	for i, key := range keys {
 		if _, again := all[key]; again {
 			continue

@@ -35,6 +35,8 @@ func (p packedEngine) value(key string) (value ByteView, fresh time.Duration, ok
 	return NewByteView(data), time.Duration(until), ok
 }
 
+func (p packedEngine) near(keys []string) { p.Near(keys) }
+
 func (p packedEngine) peek(key string) (entry, bool) {
 	e, ok := p.Peek(key)
 	return entryOf(e), ok

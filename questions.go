@@ -3,7 +3,6 @@ package shoal
 // questions.go: what a process asks others, in the order of shoal.proto. Their answers are in answers.go.
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -168,7 +167,6 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 				continue
 			}
 			f, failed, err := said(item, sent)
-			f.value = NewByteView(bytes.Clone(f.value.bytes())) // or it would keep all that came with it
 			op := "get"
 			if failed != nil {
 				op, err = "load", failed

@@ -27,6 +27,8 @@ type engine interface {
 	// get returns the entry of key, and takes note that it is in use; peek leaves no trace.
 	get(key string) (entry, bool)
 	peek(key string) (entry, bool)
+	// near is called before several keys are looked for, as it may be faster to reach for them all at once.
+	near(keys []string)
 	// value is get for what is no error, and tells no more than when it ceases to be fresh; 0: never. It may have ended.
 	value(key string) (value ByteView, fresh time.Duration, ok bool)
 	// put keeps value, or e.err, under key, and returns e with its version, which version gives, under a lock, to what

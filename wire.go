@@ -486,6 +486,12 @@ func readSize(r *bufio.Reader) (uint64, error) { return binary.ReadUvarint(r) }
 
 // readBytes reads size bytes. It takes memory as bytes come, not as they are announced.
 func readBytes(r *bufio.Reader, size uint64) ([]byte, error) {
+	if size <= uint64(r.Buffered()) {
+		data, _ := r.Peek(int(size))
+		data = bytes.Clone(data) // which clears no memory first
+		r.Discard(len(data))
+		return data, nil
+	}
 	if size <= 1<<20 {
 		data := make([]byte, size)
 		_, err := io.ReadFull(r, data)

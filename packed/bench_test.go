@@ -50,3 +50,31 @@ func BenchmarkGet(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkNear reads 64 entries of 1 KiB at a time, of 100,000, each as often as any other.
+func BenchmarkNear(b *testing.B) {
+	const n, some = 100_000, 64
+	keys := make([]string, n)
+	c := New(256<<20, new(atomic.Int64).Load, nil)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("key %012d", i)
+		c.Put(keys[i], make([]byte, 1<<10), func(Meta, bool) (Meta, bool) { return Meta{Version: 1}, true })
+	}
+	rand.Shuffle(n, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	for _, near := range []bool{false, true} {
+		b.Run(fmt.Sprint(near), func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				keys := keys[i*some%(n-some):][:some]
+				if near {
+					c.Near(keys)
+				}
+				for _, key := range keys {
+					if _, ok := c.Get(key); !ok {
+						b.Fatal("gone")
+					}
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/some, "ns/key")
+		})
+	}
+}

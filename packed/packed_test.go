@@ -562,6 +562,7 @@ func TestReadersAmongWriters(t *testing.T) {
 			var held []Entry
 			for !stop.Load() {
 				key := rng.IntN(5000)
+				c.Near([]string{fmt.Sprint(key), "", fmt.Sprint(key + 1)})
 				e, ok := c.Get(fmt.Sprint(key))
 				if !ok {
 					continue

@@ -56,7 +56,10 @@ func appendFetchMany(b []byte, r *Request, keys [][]byte) []byte {
 	return appendVarint(b, 11, uint64(r.Within))
 }
 
-// AppendItem appends to b, which is a part of Items, the Item of that index with v.
+// ItemsHead is how much room ItemsReply needs before the items.
+const ItemsHead = 64
+
+// AppendItem appends to b, which is ItemsHead bytes and Items of which nothing else is known, the Item of that index with v.
 func AppendItem(b []byte, index uint32, v *Value) []byte {
 	size := sizeValue(v)
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
@@ -67,12 +70,18 @@ func AppendItem(b []byte, index uint32, v *Value) []byte {
 	return appendValue(b, v)
 }
 
-// AppendItems appends to b, after its length, a Reply with Items that AppendItem has made.
-func AppendItems(b []byte, id uint32, g *Generation, items []byte) []byte {
-	b = protowire.AppendVarint(b, uint64(sizeGeneration(g)+1+protowire.SizeBytes(len(items))+sizeVarint(uint64(id))))
-	b = appendGeneration(b, 2, g)
-	b = protowire.AppendBytes(protowire.AppendTag(b, 11, protowire.BytesType), items)
-	return appendVarint(b, 15, uint64(id))
+// ItemsReply returns, after its length, the Reply with the Items in b, which AppendItem has made. It writes what comes
+// before them into the room that is there.
+func ItemsReply(b []byte, id uint32, g *Generation) []byte {
+	var room [ItemsHead]byte
+	items := len(b) - ItemsHead
+	head := protowire.AppendVarint(room[:0], uint64(sizeGeneration(g)+sizeVarint(uint64(id))+1+protowire.SizeBytes(items)))
+	head = appendGeneration(head, 2, g)
+	head = appendVarint(head, 15, uint64(id))
+	head = protowire.AppendVarint(protowire.AppendTag(head, 11, protowire.BytesType), uint64(items))
+	reply := b[ItemsHead-len(head):]
+	copy(reply, head)
+	return reply
 }
 
 // AppendReply appends r to b, after its length.

@@ -32,7 +32,7 @@ func FuzzHotMessages(f *testing.F) {
 			byHand, err = AppendReply(nil, reply)
 			same(t, reply, new(Reply), byHand, err)
 			generated, _ = proto.Marshal(reply)
-			var items []byte
+			items := make([]byte, ItemsHead)
 			var all Items
 			for i := range rng.IntN(5) {
 				v := randomValue(rng)
@@ -40,7 +40,7 @@ func FuzzHotMessages(f *testing.F) {
 				all.Items = append(all.Items, &Item{Index: uint32(i), Answer: &Item_Value{Value: v}})
 			}
 			wanted := &Reply{Id: reply.Id, Generation: reply.Generation, Answer: &Reply_Items{Items: &all}}
-			same(t, wanted, new(Reply), AppendItems(nil, reply.Id, reply.Generation, items), nil)
+			same(t, wanted, new(Reply), ItemsReply(items, reply.Id, reply.Generation), nil)
 			if e, ok := ReadEnvelope(generated); !ok || e.ID != reply.Id || (e.Sender != nil) != (reply.Sender != nil) || e.Loading {
 				t.Fatalf("envelope %+v of %v", e, reply)
 			}
