@@ -54,6 +54,7 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		g.loads.Overtake(key, func() { // loads would bring back what was before
 			if before != 0 || g.changed(key).Load() == changes {
 				g.absent.remove(key, 0)
+				g.touch(key)
 				e, cost, ok = g.main.replace(key, before, trimmed(data), start)
 			}
 		})

@@ -25,18 +25,20 @@ import (
 // values live in its groups, which [NewGroup] makes. Its methods may be called concurrently. A process may have any
 // number of Caches.
 type Cache struct {
-	opts  Options // with defaults filled in
-	clock clock
-	peers peers
-	hints hints
-	calls sync.Pool
-	deaf  sync.Once       // to complain of a ResponseWriter that does not flush
-	own   *http.Transport // the one made for it, if Options has none
+	opts     Options // with defaults filled in
+	clock    clock
+	peers    peers
+	hints    hints
+	handover handover
+	calls    sync.Pool
+	deaf     sync.Once       // to complain of a ResponseWriter that does not flush
+	own      *http.Transport // the one made for it, if Options has none
 
 	life context.Context // of what is tried again and again: it ends with Shutdown
 	end  context.CancelFunc
 
-	closed   atomic.Bool // Shutdown has been called
+	left     atomic.Bool // Shutdown has been called
+	closed   atomic.Bool // … and peers are not answered any more
 	slots    *semaphore.Weighted
 	requests atomic.Int64
 	refused  refusalCounts
@@ -64,7 +66,10 @@ type Options struct {
 	Placement func(members []consistenthash.Member) consistenthash.Map
 	// PeerTimeout bounds the wait for a peer's answer or its word that it is loading the key. If zero, half a second. While
 	// answers to other questions keep coming from there, it is up to four times that.
-	PeerTimeout   time.Duration
+	PeerTimeout time.Duration
+	// Warm is how long after a change of peers new owners ask previous ones first. If zero, a minute; if negative,
+	// they are not asked. Otherwise at least 20 s.
+	Warm          time.Duration
 	MaxKeyBytes   int          // longest key; if zero, 4 KiB
 	MaxValueBytes int64        // largest value; if zero, 64 MiB
 	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB; at least 64 KiB more than that
@@ -97,10 +102,17 @@ func New(opts *Options) (*Cache, error) {
 		incarnation: incarnation,
 		place:       o.Placement,
 		hello:       c.hello,
+		tellMissed:  c.tellMissed,
+		goodbye:     c.goodbye,
 		swapped:     c.viewSwapped,
 		lineTo:      c.lineTo,
+		timeout:     o.PeerTimeout,
+		window:      max(o.Warm, 4*maxLease),
 		log:         o.Logger,
 		clock:       &c.clock,
+	}
+	if o.Warm > 0 {
+		c.peers.pulls = c.pulls
 	}
 	c.peers.start(o.Discovery)
 	return c, nil
@@ -118,6 +130,7 @@ func (opts *Options) withDefaults() (o Options, err error) {
 	o.ID = cmp.Or(o.ID, o.Self)
 	o.Weight = cmp.Or(o.Weight, 1)
 	o.PeerTimeout = cmp.Or(o.PeerTimeout, 500*time.Millisecond)
+	o.Warm = cmp.Or(o.Warm, time.Minute)
 	o.MaxKeyBytes = cmp.Or(o.MaxKeyBytes, 4<<10)
 	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 64<<20)
 	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, min(o.MaxValueBytes, math.MaxInt64-1<<20)+1<<20)
@@ -131,6 +144,8 @@ func (opts *Options) withDefaults() (o Options, err error) {
 		err = fmt.Errorf("shoal: Options.Weight: %v is not a positive number", o.Weight)
 	case o.PeerTimeout < 0:
 		err = fmt.Errorf("shoal: Options.PeerTimeout: %v is negative", o.PeerTimeout)
+	case o.Warm > 0 && o.Warm < 4*maxLease:
+		err = fmt.Errorf("shoal: Options.Warm: %v is less than 20 s", o.Warm)
 	case o.MaxKeyBytes < 0:
 		err = fmt.Errorf("shoal: Options.MaxKeyBytes: %d is negative", o.MaxKeyBytes)
 	case o.MaxValueBytes < 0:
@@ -143,12 +158,17 @@ func (opts *Options) withDefaults() (o Options, err error) {
 	return o, err
 }
 
-// Ready waits until discovery has answered, if only that nobody is there, and every peer it named has been greeted or
-// found unreachable; those that were not reached are asked again in the background, so a Cache may be Ready and see
+// Ready waits until discovery has answered, if only that nobody is there, every peer it named has been greeted or
+// found unreachable, and what must be fetched from former owners has been: all, where there is a group without a getter. Peers
+// that were not reached are asked again in the background, so a Cache may be Ready and see
 // nobody: look at Peers where a number is expected. Before it is Ready, Get takes this process for the owner of what no
 // known peer owns. Ready fails when ctx ends first, after Shutdown, and when discovery has listed something that is not
 // an address, in which case the others are peers all the same.
-func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
+func (c *Cache) Ready(ctx context.Context) error {
+	return c.peers.ready(ctx, func() bool {
+		return slices.ContainsFunc(c.allGroups(), func(g *group) bool { return g.getter == nil })
+	})
+}
 
 // Shutdown stops looking for peers and answering them, and waits for writes that are under way; what peers could not be
 // told of writes, they are told no more. Groups go on working, as in a process that owns nothing: with nothing in memory,
@@ -157,8 +177,16 @@ func (c *Cache) Ready(ctx context.Context) error { return c.peers.ready(ctx) }
 // that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and waits for
 // streams over HTTP/2 as for any request.
 func (c *Cache) Shutdown(ctx context.Context) error {
-	c.closed.Store(true)
+	if c.left.Swap(true) {
+		return nil
+	}
+	c.handover.begin()
 	err := c.peers.leave(ctx)
+	if err == nil && c.opts.Warm > 0 {
+		if cause := c.handOver(ctx); cause != nil {
+			err = fmt.Errorf("shoal: not all has been handed over: %w", cause)
+		}
+	}
 	if idle := c.noWrites(); idle != nil {
 		select {
 		case <-idle:
@@ -166,7 +194,11 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 			err = errors.Join(err, fmt.Errorf("shoal: writes are still under way: %w", ctx.Err()))
 		}
 	}
+	c.closed.Store(true)
 	c.end()
+	for _, g := range c.allGroups() {
+		g.thaw() // nobody asks for it any more
+	}
 	c.endConversations(ctx)
 	if c.own != nil {
 		c.own.CloseIdleConnections()

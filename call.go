@@ -191,7 +191,9 @@ func (k *call) check(reply *shoalpb.Reply) error {
 		return k.cache.refusal(r)
 	}
 	k.cache.isThere(k.peer)
-	k.group.meet(reply.GetGeneration())
+	if k.group != nil {
+		k.group.meet(reply.GetGeneration())
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -223,7 +224,12 @@ type group struct {
 	decodedBytes  func() int64
 	forgetDecoded func()
 
-	changes [256]atomic.Uint64 // writes of keys, by a hash
+	changes [changeCounts]atomic.Uint64 // writes of keys, by a hash
+	touched touched                     // … since a window opened
+	journal journal                     // … that this process has taken
+
+	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped
+	thawAt   time.Duration // when that is to be; 0: never
 
 	rates      rates  // how often peers ask for a key
 	leases     leases // who may hold a copy of one
@@ -437,8 +443,8 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 	return f, err
 }
 
-// viewSwapped forgets what this process owned under the old view and does not own under the new one: first the loads,
-// which then keep nothing any more, then what they have kept. Loads of keys that have come to it began when nobody told
+// viewSwapped takes from service what this process owned under the old view and does not own under the new one: first the
+// loads, which then keep nothing any more, then what they have kept. Loads of keys that have come to it began when nobody told
 // it of writes, and are forgotten too. Copies go all, for who gave their leases may not know of
 // writes any more. Who asks from now on asks an owner of the new view, and does not gather behind a question to one of
 // the old.
@@ -450,6 +456,10 @@ func (g *group) viewSwapped(old, new *view) {
 			g.loads.Forget(key)
 		}
 	}
-	g.main.retain(new.owns)
+	if !g.cache.peers.isWarming(old, g.cache.clock.now()) {
+		g.touched.clear()
+	}
+	g.thawLate(old)
+	g.freeze()
 	g.absent.retain(new.owns)
 }

@@ -52,9 +52,10 @@ func (g *group) leaseOf(f found, lease time.Duration) time.Duration {
 	return lease
 }
 
-// tableSizes returns how large the tables of a group may become beside its values: together about 1% of its memory.
-func tableSizes(maxBytes int64) (leases, rates int) {
-	return int(min(max(maxBytes/200/bytesPerLease, 16), 16_384)), int(min(max(maxBytes/200/bytesPerRate, 64), 8_192))
+// tableSizes returns how large the tables of a group may become beside its values: together about 2% of its memory.
+func tableSizes(maxBytes int64) (leases, rates, records, touched int) {
+	size := func(each, least, most int64) int { return int(min(max(maxBytes/200/each, least), most)) }
+	return size(bytesPerLease, 16, 16_384), size(bytesPerRate, 64, 8_192), size(bytesPerRecord, 16, 16_384), size(8, 64, 8_192)
 }
 
 const bytesPerLease, bytesPerRate = 160, 24

@@ -103,16 +103,6 @@ func (c *Cache) news(s *spoken) *shoalpb.Sender {
 	}
 }
 
-// introduction is what this process says of itself to whom it greets, and who greets it.
-func (c *Cache) introduction() *shoalpb.Hello {
-	self := &c.peers.self
-	h := &shoalpb.Hello{Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight}
-	for _, g := range c.allGroups() {
-		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})
-	}
-	return h
-}
-
 // causeOf returns err, or why ctx was cancelled if it was: the transport does not tell.
 func causeOf(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
@@ -248,9 +238,20 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	if hello := req.GetHello(); hello != nil {
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
+		a.c.peers.meets(met{owns: hello.GetOwns(), peer: &peer{
+			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr},
+			incarnation: a.sender.GetIncarnation(),
+		}})
+		a.c.heard(a.sender) // once more: it may only now be known
 		a.c.meet(hello.GetGroups())
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.introduction()}})
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender)}})
 		return nil
+	}
+	if req.GetLeave() != nil {
+		return func(ctx context.Context, a *answering) {
+			a.c.peers.parts(ctx, a.sender.GetIncarnation())
+			a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Left{Left: &shoalpb.Left{}}})
+		}
 	}
 	if a.sender.GetIncarnation() == a.c.peers.incarnation {
 		a.refuse(http.StatusLoopDetected, shoalpb.Refused_OWN, "this process asks itself")
@@ -274,6 +275,10 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		return func(ctx context.Context, a *answering) { a.write(ctx, op.Write) }
 	case *shoalpb.Request_Drop:
 		a.drop(op.Drop)
+	case *shoalpb.Request_Peek:
+		a.peek(string(op.Peek.GetKey()))
+	case *shoalpb.Request_Pull:
+		return func(_ context.Context, a *answering) { a.pull(op.Pull) }
 	case *shoalpb.Request_Purge:
 		behind := !emptied && !a.group.generation.is(req.GetGeneration())
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Purged{Purged: &shoalpb.Purged{Behind: behind}}})
@@ -362,9 +367,12 @@ func (c *Cache) isThere(p *peer) {
 // heard takes note of what the sender of a message says of itself.
 func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
-	if p := c.peers.sender(s); p != nil {
+	if p := c.peers.knows(s); p != nil {
 		p.counts.silent.Store(false)
 		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
+		if s.GetView() != c.peers.view.Load().digest {
+			c.peers.differing.CompareAndSwap(0, int64(c.clock.now()))
+		}
 	}
 }
 

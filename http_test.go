@@ -273,7 +273,7 @@ func newImpostor(t *testing.T) *impostor {
 		}
 		(*im.answer.Load())(w, r)
 	}))
-	im.cache = newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b")}, "a")
+	im.cache = newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b"), Warm: -1}, "a")
 	ready(t, im.cache)
 	wantIDs(t, im.cache, "b http://a")
 	im.group = shoal.NewGroup(im.cache, "g", func(ctx context.Context, key string) (string, error) {
@@ -604,6 +604,7 @@ func TestAnswerThatDoesNotEndIsNotWaitedFor(t *testing.T) {
 					t.Errorf("%q, %v after %v, want %q after %v", v, err, took, test.want, test.took)
 				}
 				time.Sleep(longest + 2*timeout) // until the answer is given up, or the test would not end
+				im.hosts.open.Store(false)
 			})
 		})
 	}

@@ -34,7 +34,7 @@ func (g *group) load(ctx context.Context, key string, w want) (found, error) {
 					return f, nil
 				}
 			}
-			return g.fly(ctx, f)
+			return g.fly(ctx, f, anew)
 		})
 		f, err = g.landed(ctx, key, f, err)
 		switch {
@@ -67,7 +67,15 @@ func (g *group) longestLoad(w want) time.Duration {
 
 // fly is a load flight's way to the getter and back. What the getter says is its result, in found.err if it is an error:
 // an error of the flight itself is shared with those who gather behind it.
-func (g *group) fly(ctx context.Context, f *loadFlight) (found, error) {
+func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error) {
+	if _, err := g.cache.peers.greetedFor(ctx, f.Key()); err != nil {
+		return found{}, err
+	}
+	if !anew {
+		if result, ok := g.inherit(ctx, f); ok {
+			return result, nil
+		}
+	}
 	if g.getter == nil {
 		return found{entry: entry{err: ErrNotFound, born: g.cache.clock.now()}}, nil
 	}

@@ -182,16 +182,37 @@ func (s *lruEngine) over() bool {
 	return used > s.max.Load()
 }
 
+// keys returns the keys, those first that were used last.
+func (sh *shard) keys() []string {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	keys := make([]string, 0, sh.entries.Len())
+	for key := range sh.entries.All() {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// walk goes through the shards one by one, each from what was used last.
+func (s *lruEngine) walk(from uint64, each func(key string, e entry) bool) (next uint64, more bool) {
+	shard, skip := from>>32, from&(1<<32-1)
+	for ; shard < uint64(len(s.shards)); shard, skip = shard+1, 0 {
+		for i, key := range s.shards[shard].keys() {
+			if uint64(i) < skip {
+				continue
+			}
+			if e, ok := s.peek(key); ok && !each(key, e) {
+				return shard<<32 | uint64(i+1), true
+			}
+		}
+	}
+	return 0, false
+}
+
 func (s *lruEngine) retain(keep func(key string) bool) {
 	for i := range s.shards {
 		sh := &s.shards[i]
-		sh.mu.Lock()
-		keys := make([]string, 0, sh.entries.Len())
-		for key := range sh.entries.All() {
-			keys = append(keys, key)
-		}
-		sh.mu.Unlock()
-		for _, key := range keys {
+		for _, key := range sh.keys() {
 			if keep(key) {
 				continue
 			}

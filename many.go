@@ -176,6 +176,7 @@ func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
 		left = append(left, f)
 		keys = append(keys, f.Key())
 	}
+	left, keys = g.inheritMany(ctx, left, keys)
 	if len(left) == 0 {
 		return
 	}
@@ -193,6 +194,45 @@ func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
 	for i, l := range g.run(func() []loaded { return g.batch(ctx, keys) }) {
 		left[i].End(g.settle(left[i], began, l), nil)
 	}
+}
+
+// inheritMany ends those flights whose keys others have had, and returns the rest.
+func (g *group) inheritMany(ctx context.Context, flights []*loadFlight, keys []string) ([]*loadFlight, []string) {
+	p := &g.cache.peers
+	v, now := p.view.Load(), g.cache.clock.now()
+	byKey := make(map[string]*loadFlight)
+	var new []string
+	for i, key := range keys {
+		if v.owns(key) && p.newlyMine(v, key, now) != nil {
+			byKey[key] = flights[i]
+			new = append(new, key)
+		}
+	}
+	if len(new) == 0 {
+		return flights, keys
+	}
+	var mu sync.Mutex // guards ended
+	ended := make(map[string]bool)
+	each(new, func(key string) {
+		f := byKey[key]
+		if _, err := p.greetedFor(ctx, key); err != nil {
+			return // which fails the rest too
+		}
+		if result, ok := g.inherit(ctx, f); ok {
+			f.End(result, nil)
+			mu.Lock()
+			defer mu.Unlock()
+			ended[key] = true
+		}
+	})
+	var left []*loadFlight
+	var rest []string
+	for i, key := range keys {
+		if !ended[key] {
+			left, rest = append(left, flights[i]), append(rest, key)
+		}
+	}
+	return left, rest
 }
 
 // each calls do for all keys, for no more than atOnce at the same time.

@@ -263,7 +263,8 @@ func newGroup(c *Cache, name string, s settings) *group {
 	if s.stale > 0 {
 		g.main.hotRate = s.hotRate
 	}
-	g.leases.most, g.rates.most = tableSizes(s.maxBytes)
+	g.main.owns = g.keeps
+	g.leases.most, g.rates.most, g.journal.most, g.touched.most = tableSizes(s.maxBytes)
 	g.main.rates.most = g.rates.most
 	return g
 }

@@ -5,7 +5,6 @@ package shoal
 // goroutine, peers.run. The view is immutable, and everybody reads it through one atomic pointer.
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,19 +59,29 @@ type peers struct {
 	self        Peer
 	incarnation uint64 // of this process, drawn at its start
 	place       func([]consistenthash.Member) consistenthash.Map
-	hello       func(ctx context.Context, addr string) (*peer, error) // asks who is there
-	swapped     func(old, new *view)                                  // called after each change of view
+	hello       func(ctx context.Context, addr string) (met, error)           // asks who is there
+	tellMissed  func(ctx context.Context, p *peer, since time.Duration) error // … of writes since then
+	goodbye     func(ctx context.Context, p *peer) error                      // tells it that this process leaves
+	pulls       func(ctx context.Context, from []*peer)
+	swapped     func(old, new *view) // called after each change of view
 	lineTo      func(addr string) *line
+	timeout     time.Duration // PeerTimeout
+	window      time.Duration // Warm, or as long as it must be
 	log         *slog.Logger
 	clock       *clock
 
 	view    atomic.Pointer[view]
 	differs atomic.Int64 // when, on the clock, a peer was last seen to differ, but now agrees
+	known   acquaintances
+	// differing is when somebody was first seen to differ since the last change of view; 0: nobody has been.
+	differing atomic.Int64
 
 	lists   chan []Peer       // what discovery has said
 	greeted chan greeting     // what has come of a greeting
 	waiting chan chan<- error // who waits for ready
 	seen    chan sighting     // who has been seen
+	parting chan parting      // who wants to own nothing any more
+	life    context.Context   // ends with stop
 	done    <-chan struct{}   // closed by stop
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -82,6 +91,7 @@ type peers struct {
 type candidate struct {
 	asked  bool          // once at least, whatever has come of it
 	met    *peer         // who has answered, if somebody has
+	left   atomic.Uint64 // the incarnation that has said that it leaves
 	turn   int           // the higher, the later this process was met
 	wake   chan struct{} // asks again
 	cancel context.CancelFunc
@@ -92,6 +102,13 @@ type greeting struct {
 	addr string
 	met  *peer
 	err  error
+	roll bool // after a change of view, and not by the candidate's own goroutine
+}
+
+// A parting is the word of a member that it leaves.
+type parting struct {
+	incarnation uint64
+	done        chan<- struct{} // closed when it is out of the view
 }
 
 // A sighting is somebody who greets, or answers in another's place.
@@ -108,15 +125,17 @@ const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
 	// Before it was there, this process owned nothing.
-	birth := formerView{view{self: -1}, p.clock.now() + window}
+	birth := formerView{view{self: -1}, newRollCall()}
+	birth.after.end(p.clock.now())
+	close(birth.after.taken)
 	p.view.Store(&view{self: -1, alone: true, former: []formerView{birth}})
 	ctx, stop := context.WithCancel(context.Background())
-	p.done, p.stop = ctx.Done(), stop
+	p.life, p.done, p.stop = ctx, ctx.Done(), stop
 	if discover == nil {
 		return
 	}
 	p.lists, p.greeted, p.waiting = make(chan []Peer), make(chan greeting), make(chan chan<- error)
-	p.seen = make(chan sighting, 16)
+	p.seen, p.parting = make(chan sighting, 16), make(chan parting)
 	p.running.Go(func() { p.run(ctx) })
 	p.running.Go(func() { p.discover(ctx, discover) })
 }
@@ -157,6 +176,16 @@ func (p *peers) run(ctx context.Context) {
 			}
 		case s := <-p.seen:
 			wake(candidates, s)
+		case who := <-p.parting:
+			for _, c := range candidates {
+				if c.met != nil && c.met.incarnation == who.incarnation {
+					c.met = nil
+					c.left.Store(who.incarnation)
+					c.again() // until somebody else answers there, or it is not listed any more
+				}
+			}
+			p.look(candidates)
+			close(who.done)
 		case w := <-p.waiting:
 			waiting = append(waiting, w)
 		}
@@ -202,7 +231,7 @@ func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer
 			if addr == p.self.Addr {
 				c.asked, c.met = true, &peer{Peer: p.self, incarnation: p.incarnation}
 			} else {
-				p.running.Go(func() { p.greet(greeting, addr, c.wake) })
+				p.running.Go(func() { p.greet(greeting, addr, c) })
 			}
 		}
 		candidates[addr] = c
@@ -219,22 +248,28 @@ func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer
 }
 
 // greet asks the process at addr who it is: until it has answered, and then when it is woken.
-func (p *peers) greet(ctx context.Context, addr string, wake <-chan struct{}) {
+func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
 		met, err := p.hello(ctx, addr)
+		if err == nil && met.incarnation == c.left.Load() {
+			err = errHasLeft
+		}
+		if err == nil {
+			err = p.welcome(ctx, met)
+		}
 		select {
-		case p.greeted <- greeting{addr, met, err}:
+		case p.greeted <- greeting{addr: addr, met: met.peer, err: err}:
 		case <-ctx.Done():
 			return
 		}
 		var woken bool
 		if err == nil {
 			select {
-			case <-wake:
+			case <-c.wake:
 				woken = true
 			case <-ctx.Done():
 			}
-		} else if woken = pause(ctx, retry, wake); woken {
+		} else if woken = pause(ctx, retry, c.wake); woken {
 			pause(ctx, firstRetry, nil) // two that cannot hear each other must not wake each other without end
 		}
 		if ctx.Err() != nil {
@@ -246,8 +281,21 @@ func (p *peers) greet(ctx context.Context, addr string, wake <-chan struct{}) {
 	}
 }
 
+var errHasLeft = errors.New("it has left its peers")
+
 // answered takes note of what has come of greeting c. Who has been met stays a member if it does not answer later.
 func (p *peers) answered(c *candidate, g greeting, turn int) {
+	if g.roll {
+		switch {
+		case c.met == nil:
+		case g.err != nil:
+			p.isSilent(c.met)
+			c.again()
+		case c.met.incarnation != g.met.incarnation:
+			c.again() // it must be told first what it may have missed
+		}
+		return
+	}
 	switch {
 	case g.err != nil && !c.asked:
 		p.log.Warn("shoal: a listed peer does not answer, and will be asked again", "addr", g.addr, "error", g.err)
@@ -258,7 +306,6 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 	if g.err != nil {
 		return
 	}
-	g.met.ID = cmp.Or(g.met.ID, g.addr)
 	if c.met == nil || c.met.incarnation != g.met.incarnation {
 		c.turn = turn
 		if g.met.ID == p.self.ID && g.met.incarnation != p.incarnation {
@@ -266,6 +313,15 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 		}
 	}
 	c.met = g.met
+}
+
+// isSilent takes note that a member could not be greeted, and may miss writes from now on.
+func (p *peers) isSilent(m *peer) {
+	v := p.view.Load()
+	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
+		v.members[i].counts.silent.Store(true)
+		p.known.leaves(m.incarnation, v.since)
+	}
 }
 
 // wake asks again who may be the one that has been seen, unless that one is known: a candidate of the same ID or address
@@ -321,11 +377,6 @@ func (p *peers) look(candidates map[string]*candidate) {
 		return a.Peer == b.Peer && a.incarnation == b.incarnation
 	}) {
 		p.swap(members, alone)
-		for _, c := range candidates { // lets them know this view, and this process theirs
-			if c.met != nil && c.met.incarnation != p.incarnation {
-				c.again()
-			}
-		}
 	}
 }
 
@@ -342,8 +393,9 @@ func (p *peers) noticed(s sighting) {
 
 var errShutDown = errors.New("shoal: the cache has been shut down")
 
-// ready waits until every listed address has been asked who it is, and returns what was wrong with the list.
-func (p *peers) ready(ctx context.Context) error {
+// ready waits until every listed address has been asked who it is, and all have been greeted, and returns what was wrong with
+// the list. If it must, it also waits until what has come to this process has been taken over.
+func (p *peers) ready(ctx context.Context, mustTakeOver func() bool) error {
 	select {
 	case <-p.done:
 		return errShutDown
@@ -352,25 +404,57 @@ func (p *peers) ready(ctx context.Context) error {
 	if p.waiting == nil {
 		return nil // without discovery
 	}
+	tooLate := func() error { return fmt.Errorf("shoal: not all peers have been asked yet: %w", ctx.Err()) }
 	ready := make(chan error, 1)
 	select {
 	case p.waiting <- ready:
 	case <-p.done:
 		return errShutDown
 	case <-ctx.Done():
-		return fmt.Errorf("shoal: not all peers have been asked yet: %w", ctx.Err())
+		return tooLate()
+	}
+	var err error
+	select {
+	case err = <-ready:
+	case <-p.done:
+		return errShutDown
+	case <-ctx.Done():
+		return tooLate()
+	}
+	former := p.view.Load().former
+	if len(former) == 0 {
+		return err
+	}
+	over := former[len(former)-1].after.done
+	if mustTakeOver() {
+		over = former[len(former)-1].after.taken
 	}
 	select {
-	case err := <-ready:
+	case <-over:
 		return err
 	case <-p.done:
 		return errShutDown
 	case <-ctx.Done():
-		return fmt.Errorf("shoal: not all peers have been asked yet: %w", ctx.Err())
+		return tooLate()
 	}
 }
 
-// leave stops looking for peers, and makes this process one that owns nothing.
+// parts takes out of the view a member that leaves.
+func (p *peers) parts(ctx context.Context, incarnation uint64) {
+	p.forgets(incarnation)
+	if p.parting == nil {
+		return
+	}
+	done := make(chan struct{})
+	select {
+	case p.parting <- parting{incarnation, done}:
+		<-done
+	case <-p.done:
+	case <-ctx.Done():
+	}
+}
+
+// leave stops looking for peers, and makes this process one that owns nothing, once the others know.
 func (p *peers) leave(ctx context.Context) error {
 	p.stop()
 	stopped := make(chan struct{})
@@ -384,9 +468,13 @@ func (p *peers) leave(ctx context.Context) error {
 		return fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
 	}
 	old := p.view.Load()
-	others := slices.Clone(old.members)
-	if old.self >= 0 {
-		others = slices.Delete(others, old.self, old.self+1)
+	others := p.others()
+	if old.self >= 0 { // until they have heard, they ask this process, which answers
+		var wg sync.WaitGroup
+		for _, m := range slices.Concat(others, p.known.strangers(p.clock.now())) {
+			wg.Go(func() { p.goodbye(ctx, m) }) // who does not answer finds out
+		}
+		wg.Wait()
 	}
 	p.swap(others, false)
 	return nil

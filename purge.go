@@ -60,13 +60,15 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 // empty drops whatever the group holds here, and makes sure that nothing which is under way is stored.
 func (g *group) empty() {
 	g.fetches.ForgetAll()
-	g.loads.ForgetAll()
-	for i := range g.changes {
-		g.changes[i].Add(1)
-	}
 	g.copies.clear()
-	g.main.clear()
-	g.absent.clear()
+	g.loads.OvertakeAll(func() {
+		for i := range g.changes {
+			g.changes[i].Add(1)
+		}
+		g.main.clear()
+		g.absent.clear()
+	})
+	g.journal.clear(g.cache.clock.now())
 	g.forgetDecoded()
 	g.counts.emptied.Add(1)
 }

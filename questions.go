@@ -3,6 +3,7 @@ package shoal
 // questions.go: what a process asks others, in the order of shoal.proto. Their answers are in answers.go.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,28 +15,35 @@ import (
 )
 
 // hello asks the process at addr who it is.
-func (c *Cache) hello(ctx context.Context, addr string) (met *peer, err error) {
+func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	k := c.newCall(c.lineTo(addr), nil, nil, 0)
 	defer k.end()
 	k.alone = true
 	k.req.Op = &shoalpb.Request_Hello{Hello: c.introduction()}
 	reply, err := k.next(ctx)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
 	if r := reply.GetRefused(); r != nil {
-		return nil, c.refusal(r)
+		return m, c.refusal(r)
 	}
-	h := reply.GetHello()
+	h, s := reply.GetHello(), reply.GetSender()
 	if h == nil || !validWeight(h.Weight) {
-		return nil, unexpected(reply)
+		return m, unexpected(reply)
 	}
 	c.meet(h.GetGroups())
-	c.hints.heard(string(reply.GetSender().GetId()))
-	return &peer{
-		Peer:        Peer{ID: string(reply.GetSender().GetId()), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
-		incarnation: reply.GetSender().GetIncarnation(),
-	}, nil
+	c.hints.heard(string(s.GetId()))
+	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, peer: &peer{
+		Peer:        Peer{ID: cmp.Or(string(s.GetId()), addr), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
+		incarnation: s.GetIncarnation(),
+		counts:      new(peerCounts),
+	}}
+	for _, p := range h.Peers {
+		if addr, err := normalAddr(string(p.Addr)); err == nil {
+			m.names = append(m.names, Peer{ID: string(p.Id), Addr: addr})
+		}
+	}
+	return m, nil
 }
 
 // tell returns a call of p about group g, which must be ended.
@@ -326,6 +334,16 @@ func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, err e
 		return false, nil
 	}
 	return ahead, err
+}
+
+// goodbye tells p that this process leaves.
+func (c *Cache) goodbye(ctx context.Context, p *peer) error {
+	return c.told(ctx, p, nil, &shoalpb.Request{Op: &shoalpb.Request_Leave{Leave: &shoalpb.Leave{}}}, c.opts.PeerTimeout, func(reply *shoalpb.Reply) error {
+		if reply.GetLeft() == nil {
+			return unexpected(reply)
+		}
+		return nil
+	})
 }
 
 // isNoGroup reports whether a peer has refused since it does not have the group, and so holds nothing of it.

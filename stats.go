@@ -52,6 +52,9 @@ type GroupStats struct {
 	Loads        int64 // keys that a getter was asked for
 	Batches      int64 // calls of GroupOptions.GetMany
 	Reloads      int64 // loads begun in the background, since a value was past its TTL or nearly
+	Peeks        int64 // questions to former owners, before a load
+	Inherited    int64 // … that made the load needless
+	Pulled       int64 // keys that were taken over from former owners in the background
 	LoadErrors   int64 // loads that ended with an error other than ErrNotFound
 	LoadPanics   int64 // … of these, by a panic or runtime.Goexit
 	UnownedLoads int64 // loads of keys of other owners, since these could not be asked; such values are not kept
@@ -96,6 +99,7 @@ type groupCounts struct {
 	requests, fetches, renewed                  atomic.Int64
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
 	batches, reloads                            atomic.Int64
+	peeks, inherited, pulled                    atomic.Int64
 	sets, removes, adds, purges                 atomic.Int64
 	writes, drops, emptied, leases, leaseWaits  atomic.Int64
 	hints, hintsTold, hintsLost                 atomic.Int64
@@ -130,6 +134,9 @@ func (g *group) stats() GroupStats {
 		LoadErrors:   c.loadErrors.Load(),
 		LoadPanics:   c.loadPanics.Load(),
 		UnownedLoads: c.unownedLoads.Load(),
+		Peeks:        c.peeks.Load(),
+		Inherited:    c.inherited.Load(),
+		Pulled:       c.pulled.Load(),
 		Sets:         c.sets.Load(),
 		Removes:      c.removes.Load(),
 		Adds:         c.adds.Load(),

@@ -16,6 +16,10 @@ type store struct {
 	engine
 	aging
 
+	// What is frozen is here for those to whom its keys have gone, and for nobody else.
+	frozen atomic.Bool
+	owns   func(key string) bool // asked if something may be frozen
+
 	hits, served tally // of callers of this process, of peers
 	staleHits    tally // of both, past their TTL
 	oversized    atomic.Int64
@@ -41,6 +45,9 @@ type engine interface {
 	clear()
 	// retain drops every entry for whose key keep is false.
 	retain(keep func(key string) bool)
+	// walk calls each for entries, the more useful first, until it returns false, from where an earlier walk has ended, or 0.
+	// It returns where the next begins, or that nothing is left. Some may be missed, or come twice.
+	walk(from uint64, each func(key string, e entry) bool) (next uint64, more bool)
 	// setMax changes the budget, and evicts until it is kept.
 	setMax(n int64)
 	// shrink evicts while the budget is exceeded, but not much more than n bytes. It is called after put, without locks.
@@ -83,6 +90,9 @@ func (e *entry) ahead() time.Duration { return e.fresh - (e.fresh-e.born)/10 }
 // get returns the value of key if a caller of this process may have it, counts a hit, and takes note that key is in use.
 // If due is true, the caller must see to it that the key is loaded anew in the background.
 func (s *store) get(key string) (value ByteView, due, ok bool) {
+	if s.isFrozen(key) {
+		return ByteView{}, false, false
+	}
 	value, fresh, ok := s.value(key)
 	switch {
 	case !ok:
@@ -97,6 +107,9 @@ func (s *store) get(key string) (value ByteView, due, ok bool) {
 
 // use is get for whoever wants to know more, and, for a peer, for as many calls a second there as it says.
 func (s *store) use(key string, calls float64, peer bool) (e entry, due, ok bool) {
+	if s.isFrozen(key) {
+		return entry{}, false, false
+	}
 	if e, ok = s.engine.get(key); !ok {
 		return entry{}, false, false
 	}
@@ -116,6 +129,27 @@ func (s *store) use(key string, calls float64, peer bool) (e entry, due, ok bool
 		s.hits.add()
 	}
 	return e, due, true
+}
+
+// peek returns what there is of key, whatever its age, and leaves no trace.
+func (s *store) peek(key string) (entry, bool) {
+	if s.isFrozen(key) {
+		return entry{}, false
+	}
+	return s.engine.peek(key)
+}
+
+func (s *store) isFrozen(key string) bool { return s.frozen.Load() && !s.owns(key) }
+
+// adopt keeps e, with its version, if there is nothing of key.
+func (s *store) adopt(key string, value []byte, e entry) (cost int64) {
+	_, cost = s.engine.put(key, value, e, func(old uint64) uint64 {
+		if old != 0 {
+			return 0
+		}
+		return e.version
+	})
+	return cost
 }
 
 // put keeps value, or e.err, under key, and returns e with its version, and what it costs. The caller calls shrink with

@@ -3,6 +3,7 @@ package shoal
 // view.go: who owns a key, as far as this process knows.
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,17 +24,22 @@ type view struct {
 	digest  uint64 // the same in all processes whose views give the same owners
 	number  uint64 // of the views that this process has had
 	former  []formerView
+	since   time.Duration // when it became the view
 }
 
-// A formerView is one that this process had within the last window.
+// A formerView is one that this process had within the last window. A window opens when a key has come to this process, and
+// closes when Warm has passed since everybody was greeted: as long as it is open, others may hold what they loaded or were
+// lent as owners by their own views, or by the leave of such.
 type formerView struct {
-	view                // without former ones of its own
-	until time.Duration // when the window closes that opened with its end
+	view            // without former ones of its own
+	after *rollCall // the greeting after its end
 }
 
-// window is how long after a key has come to this process others may hold what they loaded or were lent when it was
-// not yet: as owners by their own views, or by the leave of such.
-const window = time.Minute
+// isOpen reports whether the window is open that opened with the end of f.
+func (f *formerView) isOpen(now, window time.Duration) bool {
+	over := time.Duration(f.after.over.Load())
+	return over == 0 || now < over+window
+}
 
 // A peer is a member of a view.
 type peer struct {
@@ -65,10 +71,30 @@ func (v *view) find(id string) (int, bool) {
 	return slices.BinarySearchFunc(v.members, id, func(p *peer, id string) int { return strings.Compare(p.ID, id) })
 }
 
-// newlyMine reports whether key is this process's, and was not throughout the last window.
-func (v *view) newlyMine(key string, now time.Duration) bool {
+// newlyMine returns the last of the views within the last window in which key, which is this process's, was not; or nil.
+func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
+	for i := len(v.former) - 1; i >= 0; i-- {
+		if f := &v.former[i]; f.isOpen(now, p.window) && !f.owns(key) {
+			return f
+		}
+	}
+	return nil
+}
+
+// ungreeted returns the greeting that has to end before this process acts on key, which is its own, or nil.
+func (v *view) ungreeted(key string) *rollCall {
 	for i := range v.former {
-		if f := &v.former[i]; f.until > now && !f.owns(key) {
+		if f := &v.former[i]; f.after.over.Load() == 0 && !f.owns(key) {
+			return f.after
+		}
+	}
+	return nil
+}
+
+// isWarming reports whether a window is open.
+func (p *peers) isWarming(v *view, now time.Duration) bool {
+	for i := range v.former {
+		if v.former[i].isOpen(now, p.window) {
 			return true
 		}
 	}
@@ -78,14 +104,14 @@ func (v *view) newlyMine(key string, now time.Duration) bool {
 // swap makes members, which are in the order of their IDs, the view.
 func (p *peers) swap(members []*peer, alone bool) {
 	old := p.view.Load()
-	v := &view{members: make([]*peer, len(members)), self: -1, alone: alone, number: old.number + 1}
+	v := &view{members: make([]*peer, len(members)), self: -1, alone: alone, number: old.number + 1, since: p.clock.now()}
 	ring, digest := make([]consistenthash.Member, len(members)), xxhash.New()
 	for i, m := range members {
 		if m.incarnation == p.incarnation {
 			v.self = i
 		}
 		ring[i] = consistenthash.Member{ID: m.ID, Weight: m.Weight}
-		fmt.Fprintf(digest, "%q %v\n", m.ID, m.Weight)
+		fmt.Fprintf(digest, "%q %v %q\n", m.ID, m.Weight, m.Zone)
 
 		member := &peer{Peer: m.Peer, incarnation: m.incarnation, counts: new(peerCounts)}
 		if j, known := old.find(m.ID); known {
@@ -102,21 +128,64 @@ func (p *peers) swap(members []*peer, alone bool) {
 	if len(members) > 0 {
 		v.owners, v.digest = p.place(ring), digest.Sum64()
 	}
-	now := p.clock.now()
 	for _, f := range old.former {
-		if f.until > now {
+		if f.isOpen(v.since, p.window) {
 			v.former = append(v.former, f)
 		}
 	}
-	last := formerView{*old, now + window}
+	last := formerView{*old, newRollCall()}
 	last.former = nil
+	last.alone = false // with nobody there, nobody told this process of writes: it owned nothing that it may keep acting on
 	v.former = append(v.former, last)
 	p.view.Store(v)
+	for i, m := range v.members {
+		if i != v.self && p.known.forget(m.incarnation) {
+			p.differs.Store(int64(v.since)) // it may just have been told by that name
+		}
+	}
 	p.swapped(old, v)
+	p.differing.Store(0)
+	for _, m := range old.members {
+		if i, ok := v.find(m.ID); !ok || v.members[i].incarnation != m.incarnation {
+			p.known.leaves(m.incarnation, v.since)
+		}
+	}
+	p.running.Go(func() {
+		p.callRoll(p.life, old, v, last.after)
+		p.takeOver(old, v)
+		close(last.after.taken)
+	})
 	for _, m := range old.members {
 		if i, ok := v.find(m.ID); m.line != nil && (!ok || v.members[i].line != m.line) {
 			m.line.close()
 		}
+	}
+}
+
+// takeOver pulls what has come to this process with v.
+func (p *peers) takeOver(old, v *view) {
+	if v.self < 0 || p.pulls == nil {
+		return
+	}
+	var from []*peer
+	for _, m := range old.members {
+		if _, ok := v.find(m.ID); !ok {
+			from = append(from, m) // all that it had has gone to others
+		}
+	}
+	was := -1
+	if i, ok := old.find(p.self.ID); ok {
+		was = i
+	}
+	for i, m := range v.members {
+		if j, ok := old.find(m.ID); i != v.self && (was < 0 || ok && old.members[j].Weight > m.Weight || old.members[was].Weight < v.members[v.self].Weight) {
+			from = append(from, m)
+		}
+	}
+	if len(from) > 0 {
+		ctx, cancel := context.WithTimeout(p.life, p.window)
+		defer cancel()
+		p.pulls(ctx, from)
 	}
 }
 
@@ -130,6 +199,40 @@ func (p *peers) others() []*peer {
 		}
 	}
 	return others
+}
+
+// past returns those who may own keys by their own views, and are not in this process's: members of former views, and
+// strangers.
+func (p *peers) past(now time.Duration) []*peer {
+	v := p.view.Load()
+	var past []*peer
+	named := make(map[uint64]bool)
+	add := func(m *peer) {
+		if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation || m.incarnation == p.incarnation || named[m.incarnation] {
+			return
+		}
+		named[m.incarnation] = true
+		past = append(past, m)
+	}
+	for i := range v.former {
+		if f := &v.former[i]; f.isOpen(now, p.window) {
+			for _, m := range f.members {
+				add(m)
+			}
+		}
+	}
+	for _, m := range p.known.strangers(now) {
+		add(m)
+	}
+	return past
+}
+
+// knows returns the member of the view, or the stranger, that sent a message, or nil.
+func (p *peers) knows(s *shoalpb.Sender) *peer {
+	if m := p.sender(s); m != nil {
+		return m
+	}
+	return p.known.stranger(s.GetIncarnation(), p.clock.now())
 }
 
 // sender returns the member of the view that sent a message, or nil.
@@ -159,6 +262,11 @@ func (p *peers) tellAll(key string) bool {
 			return true
 		}
 	}
+	for _, m := range p.known.strangers(now) {
+		if !m.counts.silent.Load() && m.counts.shown.Load() != v.digest {
+			return true
+		}
+	}
 	differed := p.differs.Load()
-	return differed != 0 && now < time.Duration(differed)+maxLease || v.newlyMine(key, now)
+	return differed != 0 && now < time.Duration(differed)+maxLease || p.newlyMine(v, key, now) != nil
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -388,20 +389,25 @@ func (g *group) drop(key string, version uint64, own bool) {
 		version = 0 // it can be loaded again
 	}
 	g.loads.Overtake(key, func() {
-		g.changed(key).Add(1)
+		g.touch(key)
 		g.main.remove(key, version)
 		g.absent.remove(key, 0)
 	})
 }
 
 // changed counts writes of key, and of others that have its hash. It is changed under the lock of loads.
-func (g *group) changed(key string) *atomic.Uint64 {
-	return &g.changes[xxhash.Sum64String(key)%uint64(len(g.changes))]
-}
+func (g *group) changed(key string) *atomic.Uint64 { return &g.changes[changeOf(key)] }
+
+func changeOf(key string) uint64 { return xxhash.Sum64String(key) % changeCounts }
+
+const changeCounts = 256
 
 // accept does what a write asks of the owner. It calls loading before it waits for a load, which only an add does.
 func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loading func(longest time.Duration)) accepted {
-	v := g.cache.peers.view.Load()
+	v, err := g.cache.peers.greetedFor(ctx, c.key)
+	if err != nil {
+		return accepted{err: &notDone{opName(op), err}}
+	}
 	if owner, mine := v.owner(c.key); !mine {
 		return accepted{err: &notOwner{owner}}
 	}
@@ -420,7 +426,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		data := trimmed(c.value)
 		e = g.aged(entry{born: g.cache.clock.now()}, c.ttl)
 		g.loads.Overtake(c.key, func() {
-			g.changed(c.key).Add(1)
+			g.touch(c.key)
 			e, cost = g.keep(g.main, c.key, data, e, c.ttl)
 		})
 		g.main.shrink(cost)
@@ -432,6 +438,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		}
 		v = now
 	}
+	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now())
 	w := accepted{version: e.version, sum: sum, holders: g.leases.of(c.key, g.cache.clock.now())}
 	if w.all = g.cache.peers.tellAll(c.key); w.all {
 		w.known = g.cache.peers.others()

@@ -782,7 +782,9 @@ func TestHintIsToldAsSoonAsThePeerIsHeardOf(t *testing.T) {
 func TestHintsAreNotPressedOnWhoeverRefusesThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, nil)
+		f.Partition([]int{2}, []int{0, 1}) // so that nobody hears of its leaving
 		must(t, f.Cache(2).Shutdown(t.Context()))
+		f.Heal()
 		if got := peersOf(f.groups[0].Set(t.Context(), ownedBy(f.Cluster, 0, 0), "value"), "set"); !slices.Equal(got, []string{"http://cache-2"}) {
 			t.Errorf("not told: %v", got)
 		}

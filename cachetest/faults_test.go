@@ -15,7 +15,7 @@ import (
 // took, and whether it was the first's.
 func newPair(t *testing.T, load time.Duration) (c *Cluster, ask func() (took time.Duration, answered bool)) {
 	t.Helper()
-	c = New(t, 2, nil)
+	c = New(t, 2, &shoal.Options{Warm: -1})
 	var groups []*shoal.Group[string]
 	for i := range 2 {
 		groups = append(groups, shoal.NewGroup(c.Cache(i), "g", func(ctx context.Context, _ string) (string, error) {

@@ -239,6 +239,36 @@ func (c *Cache) Keys() iter.Seq[string] {
 	}
 }
 
+// Walk calls each for entries, those that have been used more often before others, until each returns false. It begins where
+// an earlier Walk has ended, or with 0 anew, and returns where the next begins, or that there are no more. Entries that come,
+// go or change their place meanwhile may be missed, or come twice. It takes no lock, and each may use the Cache.
+func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uint64, more bool) {
+	const ranks = 3 // used twice or more often, once, not
+	part, first := from>>32, from&(1<<32-1)
+	for ; part < uint64(ranks*len(c.shards)); part, first = part+1, 0 {
+		sh, rank := &c.shards[part%uint64(len(c.shards))], part/uint64(len(c.shards))
+		idx, now := sh.index.Load(), c.now()
+		for b := first; b < uint64(len(idx.buckets)); b++ {
+			for i := range idx.buckets[b].slots {
+				s := idx.buckets[b].slots[i].Load()
+				if s == 0 || ranks-1-min(s&freqMask, ranks-1) != rank {
+					continue
+				}
+				ch := sh.chunk(chunkOf(s))
+				if ch == nil {
+					continue
+				}
+				if e := ch.entry(offsetOf(s)); e.Ends == 0 || e.Ends > now {
+					if !each(ch.key(offsetOf(s)), e) {
+						return part<<32 | (b + 1), true
+					}
+				}
+			}
+		}
+	}
+	return 0, false
+}
+
 func (c *Cache) over() bool { return c.used.Load()+c.lent() > c.max.Load() }
 
 // Shrink evicts while more than the bound is used, here and by whom the rest is lent, but not many more than n bytes: so

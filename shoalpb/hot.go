@@ -19,7 +19,7 @@ func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	}
 	f := op.Fetch
 	fetch := sizeBytes(f.Key) + sizeVarint(uint64(f.Callers)) + 2*count(f.Lease) + 9*count(f.Have != 0) +
-		sizeVarint(uint64(f.MaxAge)) + 2*count(f.Fresh) + 2*count(f.CachedOnly) + sizeVarint(uint64(f.Over))
+		sizeVarint(uint64(f.MaxAge)) + 2*count(f.Fresh) + 2*count(f.CachedOnly) + sizeVarint(uint64(f.Over)) + 2*count(f.StandIn)
 	b = protowire.AppendVarint(b, uint64(sizeBytes(r.Group)+sizeGeneration(r.Generation)+1+protowire.SizeBytes(fetch)+
 		sizeVarint(uint64(r.Id))+sizeVarint(uint64(r.Within))))
 	b = appendBytes(b, 2, r.Group)
@@ -34,6 +34,7 @@ func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	b = appendVarint(b, 6, uint64(count(f.Fresh)))
 	b = appendVarint(b, 7, uint64(count(f.CachedOnly)))
 	b = appendVarint(b, 8, uint64(f.Over))
+	b = appendVarint(b, 9, uint64(count(f.StandIn)))
 	b = appendVarint(b, 10, uint64(r.Id))
 	return appendVarint(b, 11, uint64(r.Within)), nil
 }
@@ -204,7 +205,7 @@ func (r *RequestReader) Read(b []byte) (*Request, error) {
 			return readGeneration(q.Generation, bytes)
 		case num == 5<<3|2 && q.Op == nil:
 			r.op.Fetch, q.Op = f, &r.op
-			f.Key, f.Callers, f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly, f.Over = nil, 0, false, 0, 0, false, false, 0
+			f.Key, f.Callers, f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly, f.Over, f.StandIn = nil, 0, false, 0, 0, false, false, 0, false
 			return fields(bytes, func(num protowire.Number, v uint64, bytes []byte) bool {
 				switch num {
 				case 1<<3 | 2:
@@ -223,6 +224,8 @@ func (r *RequestReader) Read(b []byte) (*Request, error) {
 					f.CachedOnly = v != 0
 				case 8 << 3:
 					f.Over = int64(v)
+				case 9 << 3:
+					f.StandIn = v != 0
 				default:
 					return false
 				}

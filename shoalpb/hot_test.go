@@ -111,7 +111,7 @@ func randomRequest(rng *rand.Rand) *Request {
 	default:
 		r.Op = &Request_Fetch{Fetch: &Fetch{
 			Key: randomBytes(rng), Callers: some(rng, rng.Uint32()), Lease: some(rng, true), Have: some(rng, rng.Uint64()),
-			MaxAge: some(rng, rng.Int64()-1<<62), Fresh: some(rng, true), CachedOnly: some(rng, true), Over: some(rng, rng.Int64()),
+			MaxAge: some(rng, rng.Int64()-1<<62), Fresh: some(rng, true), CachedOnly: some(rng, true), Over: some(rng, rng.Int64()), StandIn: some(rng, true),
 		}}
 	}
 	return r

@@ -85,7 +85,7 @@ func (x Write_Op) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Write_Op.Descriptor instead.
 func (Write_Op) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{18, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type Refused_Reason int32
@@ -158,7 +158,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{30, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type Request struct {
@@ -175,6 +175,10 @@ type Request struct {
 	//	*Request_Drop
 	//	*Request_Purge
 	//	*Request_Cancel
+	//	*Request_Peek
+	//	*Request_Pull
+	//	*Request_Replicate
+	//	*Request_Leave
 	Op            isRequest_Op `protobuf_oneof:"op"`
 	Id            uint32       `protobuf:"varint,10,opt,name=id,proto3" json:"id,omitempty"`         // where there are several Requests: which. Not 0, and free again when the last Reply has come
 	Within        int64        `protobuf:"varint,11,opt,name=within,proto3" json:"within,omitempty"` // how long the sender waits at most; 0: no word of that
@@ -303,6 +307,42 @@ func (x *Request) GetCancel() *Cancel {
 	return nil
 }
 
+func (x *Request) GetPeek() *Peek {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Peek); ok {
+			return x.Peek
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetPull() *Pull {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Pull); ok {
+			return x.Pull
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetReplicate() *Replicate {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Replicate); ok {
+			return x.Replicate
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetLeave() *Leave {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Leave); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetId() uint32 {
 	if x != nil {
 		return x.Id
@@ -349,6 +389,22 @@ type Request_Cancel struct {
 	Cancel *Cancel `protobuf:"bytes,12,opt,name=cancel,proto3,oneof"`
 }
 
+type Request_Peek struct {
+	Peek *Peek `protobuf:"bytes,13,opt,name=peek,proto3,oneof"`
+}
+
+type Request_Pull struct {
+	Pull *Pull `protobuf:"bytes,14,opt,name=pull,proto3,oneof"`
+}
+
+type Request_Replicate struct {
+	Replicate *Replicate `protobuf:"bytes,15,opt,name=replicate,proto3,oneof"`
+}
+
+type Request_Leave struct {
+	Leave *Leave `protobuf:"bytes,16,opt,name=leave,proto3,oneof"`
+}
+
 func (*Request_Hello) isRequest_Op() {}
 
 func (*Request_Fetch) isRequest_Op() {}
@@ -362,6 +418,14 @@ func (*Request_Drop) isRequest_Op() {}
 func (*Request_Purge) isRequest_Op() {}
 
 func (*Request_Cancel) isRequest_Op() {}
+
+func (*Request_Peek) isRequest_Op() {}
+
+func (*Request_Pull) isRequest_Op() {}
+
+func (*Request_Replicate) isRequest_Op() {}
+
+func (*Request_Leave) isRequest_Op() {}
 
 type Reply struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -382,6 +446,9 @@ type Reply struct {
 	//	*Reply_Dropped
 	//	*Reply_Purged
 	//	*Reply_Apart
+	//	*Reply_Pulled
+	//	*Reply_Replicated
+	//	*Reply_Left
 	Answer        isReply_Answer `protobuf_oneof:"answer"`
 	Id            uint32         `protobuf:"varint,15,opt,name=id,proto3" json:"id,omitempty"` // of the Request
 	unknownFields protoimpl.UnknownFields
@@ -556,6 +623,33 @@ func (x *Reply) GetApart() *Apart {
 	return nil
 }
 
+func (x *Reply) GetPulled() *Pulled {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Pulled); ok {
+			return x.Pulled
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetReplicated() *Replicated {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Replicated); ok {
+			return x.Replicated
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetLeft() *Left {
+	if x != nil {
+		if x, ok := x.Answer.(*Reply_Left); ok {
+			return x.Left
+		}
+	}
+	return nil
+}
+
 func (x *Reply) GetId() uint32 {
 	if x != nil {
 		return x.Id
@@ -619,6 +713,18 @@ type Reply_Apart struct {
 	Apart *Apart `protobuf:"bytes,16,opt,name=apart,proto3,oneof"`
 }
 
+type Reply_Pulled struct {
+	Pulled *Pulled `protobuf:"bytes,17,opt,name=pulled,proto3,oneof"`
+}
+
+type Reply_Replicated struct {
+	Replicated *Replicated `protobuf:"bytes,18,opt,name=replicated,proto3,oneof"`
+}
+
+type Reply_Left struct {
+	Left *Left `protobuf:"bytes,19,opt,name=left,proto3,oneof"`
+}
+
 func (*Reply_Hello) isReply_Answer() {}
 
 func (*Reply_Loading) isReply_Answer() {}
@@ -644,6 +750,12 @@ func (*Reply_Dropped) isReply_Answer() {}
 func (*Reply_Purged) isReply_Answer() {}
 
 func (*Reply_Apart) isReply_Answer() {}
+
+func (*Reply_Pulled) isReply_Answer() {}
+
+func (*Reply_Replicated) isReply_Answer() {}
+
+func (*Reply_Left) isReply_Answer() {}
 
 // A Sender says which process speaks, and whom it takes for its peers.
 type Sender struct {
@@ -783,6 +895,9 @@ type Hello struct {
 	Zone          []byte                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
 	Weight        float64                `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	Groups        []*Group               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	Owns          bool                   `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`     // it is among the members of its own view
+	Uptime        int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"` // since it started
+	Peers         []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`    // who may own keys by a view it has had lately, where the other side may not know them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +956,27 @@ func (x *Hello) GetWeight() float64 {
 func (x *Hello) GetGroups() []*Group {
 	if x != nil {
 		return x.Groups
+	}
+	return nil
+}
+
+func (x *Hello) GetOwns() bool {
+	if x != nil {
+		return x.Owns
+	}
+	return false
+}
+
+func (x *Hello) GetUptime() int64 {
+	if x != nil {
+		return x.Uptime
+	}
+	return 0
+}
+
+func (x *Hello) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
 	}
 	return nil
 }
@@ -908,7 +1044,8 @@ type Fetch struct {
 	MaxAge        int64                  `protobuf:"varint,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"` // older values are loaded anew; 0: any age will do
 	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`                 // the value must come from a load that begins after this
 	CachedOnly    bool                   `protobuf:"varint,7,opt,name=cached_only,json=cachedOnly,proto3" json:"cached_only,omitempty"`
-	Over          int64                  `protobuf:"varint,8,opt,name=over,proto3" json:"over,omitempty"` // the time within which a copy has answered callers; 0: at once
+	Over          int64                  `protobuf:"varint,8,opt,name=over,proto3" json:"over,omitempty"`                      // the time within which a copy has answered callers; 0: at once
+	StandIn       bool                   `protobuf:"varint,9,opt,name=stand_in,json=standIn,proto3" json:"stand_in,omitempty"` // the sender cannot reach the owner, or would rather have what a replica holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -997,6 +1134,13 @@ func (x *Fetch) GetOver() int64 {
 		return x.Over
 	}
 	return 0
+}
+
+func (x *Fetch) GetStandIn() bool {
+	if x != nil {
+		return x.StandIn
+	}
+	return false
 }
 
 // A FetchMany asks the owner of many keys.
@@ -1416,6 +1560,403 @@ func (*NotCached) Descriptor() ([]byte, []int) {
 	return file_shoal_proto_rawDescGZIP(), []int{14}
 }
 
+// A Peek asks for what a process has of a key, whoever owns it, and has nothing loaded. Its answer is a Value or NotCached.
+type Peek struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Hold          bool                   `protobuf:"varint,2,opt,name=hold,proto3" json:"hold,omitempty"` // the sender stands in for the owner: if this process is that, it takes note of it as a holder
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peek) Reset() {
+	*x = Peek{}
+	mi := &file_shoal_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peek) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peek) ProtoMessage() {}
+
+func (x *Peek) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peek.ProtoReflect.Descriptor instead.
+func (*Peek) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Peek) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Peek) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+// A Pull asks for what a process has of a group that the sender owns.
+type Pull struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cursor        uint64                 `protobuf:"varint,1,opt,name=cursor,proto3" json:"cursor,omitempty"`                     // where the last answer has ended; 0: nowhere
+	MaxBytes      int64                  `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // of the answer, about
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pull) Reset() {
+	*x = Pull{}
+	mi := &file_shoal_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pull) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pull) ProtoMessage() {}
+
+func (x *Pull) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pull.ProtoReflect.Descriptor instead.
+func (*Pull) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Pull) GetCursor() uint64 {
+	if x != nil {
+		return x.Cursor
+	}
+	return 0
+}
+
+func (x *Pull) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+type Pulled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	Cursor        uint64                 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"` // where to go on
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`     // there is more
+	Wait          bool                   `protobuf:"varint,4,opt,name=wait,proto3" json:"wait,omitempty"`     // this process does not take the sender for the owner of anything yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pulled) Reset() {
+	*x = Pulled{}
+	mi := &file_shoal_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pulled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pulled) ProtoMessage() {}
+
+func (x *Pulled) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pulled.ProtoReflect.Descriptor instead.
+func (*Pulled) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Pulled) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *Pulled) GetCursor() uint64 {
+	if x != nil {
+		return x.Cursor
+	}
+	return 0
+}
+
+func (x *Pulled) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *Pulled) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+// An Entry is what a process has of a key, with the version that it has there.
+type Entry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         *Value                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Entry) Reset() {
+	*x = Entry{}
+	mi := &file_shoal_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Entry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Entry) ProtoMessage() {}
+
+func (x *Entry) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Entry.ProtoReflect.Descriptor instead.
+func (*Entry) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Entry) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Entry) GetValue() *Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// A Replicate gives another owner of its keys what has become of them.
+type Replicate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // without a value: it is gone, at the version
+	Fill          bool                   `protobuf:"varint,2,opt,name=fill,proto3" json:"fill,omitempty"`      // they have been loaded, or are restored: nobody waits for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replicate) Reset() {
+	*x = Replicate{}
+	mi := &file_shoal_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replicate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replicate) ProtoMessage() {}
+
+func (x *Replicate) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replicate.ProtoReflect.Descriptor instead.
+func (*Replicate) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Replicate) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *Replicate) GetFill() bool {
+	if x != nil {
+		return x.Fill
+	}
+	return false
+}
+
+type Replicated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Newer         []uint64               `protobuf:"fixed64,1,rep,packed,name=newer,proto3" json:"newer,omitempty"` // for each entry, the version of what is newer there, or 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replicated) Reset() {
+	*x = Replicated{}
+	mi := &file_shoal_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replicated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replicated) ProtoMessage() {}
+
+func (x *Replicated) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replicated.ProtoReflect.Descriptor instead.
+func (*Replicated) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Replicated) GetNewer() []uint64 {
+	if x != nil {
+		return x.Newer
+	}
+	return nil
+}
+
+// A Leave says that its sender wants to own nothing any more.
+type Leave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leave) Reset() {
+	*x = Leave{}
+	mi := &file_shoal_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leave) ProtoMessage() {}
+
+func (x *Leave) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leave.ProtoReflect.Descriptor instead.
+func (*Leave) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{21}
+}
+
+type Left struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Left) Reset() {
+	*x = Left{}
+	mi := &file_shoal_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Left) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Left) ProtoMessage() {}
+
+func (x *Left) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Left.ProtoReflect.Descriptor instead.
+func (*Left) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{22}
+}
+
 // Failed is what has come of a getter that returned another error, or panicked.
 type Failed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1429,7 +1970,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_shoal_proto_msgTypes[15]
+	mi := &file_shoal_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1982,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[15]
+	mi := &file_shoal_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1995,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{15}
+	return file_shoal_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Failed) GetText() []byte {
@@ -1495,7 +2036,7 @@ type Items struct {
 
 func (x *Items) Reset() {
 	*x = Items{}
-	mi := &file_shoal_proto_msgTypes[16]
+	mi := &file_shoal_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +2048,7 @@ func (x *Items) String() string {
 func (*Items) ProtoMessage() {}
 
 func (x *Items) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[16]
+	mi := &file_shoal_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +2061,7 @@ func (x *Items) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Items.ProtoReflect.Descriptor instead.
 func (*Items) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{16}
+	return file_shoal_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Items) GetItems() []*Item {
@@ -1547,7 +2088,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_shoal_proto_msgTypes[17]
+	mi := &file_shoal_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +2100,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[17]
+	mi := &file_shoal_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +2113,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{17}
+	return file_shoal_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Item) GetIndex() uint32 {
@@ -1679,7 +2220,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_shoal_proto_msgTypes[18]
+	mi := &file_shoal_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +2232,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[18]
+	mi := &file_shoal_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2245,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{18}
+	return file_shoal_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Write) GetOp() Write_Op {
@@ -1727,13 +2268,14 @@ type Change struct {
 	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`    // of a SET
 	Ttl           int64                  `protobuf:"varint,3,opt,name=ttl,proto3" json:"ttl,omitempty"`       // … 0: for ever; negative: it is not kept
 	Delta         int64                  `protobuf:"zigzag64,4,opt,name=delta,proto3" json:"delta,omitempty"` // of an ADD
+	Above         uint64                 `protobuf:"fixed64,5,opt,name=above,proto3" json:"above,omitempty"`  // if not 0: nothing changes, but what there is gets a higher version than this
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_shoal_proto_msgTypes[19]
+	mi := &file_shoal_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +2287,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[19]
+	mi := &file_shoal_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +2300,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{19}
+	return file_shoal_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Change) GetKey() []byte {
@@ -1789,6 +2331,13 @@ func (x *Change) GetDelta() int64 {
 	return 0
 }
 
+func (x *Change) GetAbove() uint64 {
+	if x != nil {
+		return x.Above
+	}
+	return 0
+}
+
 // Written says what has come of the changes of a Write, one by one.
 type Written struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1800,7 +2349,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_shoal_proto_msgTypes[20]
+	mi := &file_shoal_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +2361,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[20]
+	mi := &file_shoal_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +2374,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{20}
+	return file_shoal_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Written) GetResults() []*Result {
@@ -1845,19 +2394,21 @@ func (x *Written) GetPeers() []*Peer {
 type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"fixed64,1,opt,name=version,proto3" json:"version,omitempty"`
-	Sum           int64                  `protobuf:"zigzag64,2,opt,name=sum,proto3" json:"sum,omitempty"`      // of an ADD
-	Holders       []*Holder              `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"` // who may hold an older value
-	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`        // everybody may
-	Failed        *Failed                `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`   // it was not done, since a getter failed
-	Error         []byte                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`     // … since there is no such sum
-	Refused       *Refused               `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"` // it was not done
+	Sum           int64                  `protobuf:"zigzag64,2,opt,name=sum,proto3" json:"sum,omitempty"`        // of an ADD
+	Holders       []*Holder              `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`   // who may hold an older value
+	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`          // everybody may
+	Failed        *Failed                `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`     // it was not done, since a getter failed
+	Error         []byte                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`       // … since there is no such sum
+	Refused       *Refused               `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`   // it was not done
+	Replicas      []*Peer                `protobuf:"bytes,8,rep,name=replicas,proto3" json:"replicas,omitempty"` // who else owns the key
+	Now           *Value                 `protobuf:"bytes,9,opt,name=now,proto3" json:"now,omitempty"`           // … and what they must have of it; none: nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_shoal_proto_msgTypes[21]
+	mi := &file_shoal_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2420,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[21]
+	mi := &file_shoal_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2433,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{21}
+	return file_shoal_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Result) GetVersion() uint64 {
@@ -1934,17 +2485,32 @@ func (x *Result) GetRefused() *Refused {
 	return nil
 }
 
+func (x *Result) GetReplicas() []*Peer {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *Result) GetNow() *Value {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
 type Peer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	Past          bool                   `protobuf:"varint,3,opt,name=past,proto3" json:"past,omitempty"` // it was in a view once, and is not in the present one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_shoal_proto_msgTypes[22]
+	mi := &file_shoal_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2522,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[22]
+	mi := &file_shoal_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2535,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{22}
+	return file_shoal_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Peer) GetId() []byte {
@@ -1986,6 +2552,13 @@ func (x *Peer) GetAddr() []byte {
 	return nil
 }
 
+func (x *Peer) GetPast() bool {
+	if x != nil {
+		return x.Past
+	}
+	return false
+}
+
 // A Holder is a process that may serve a value until its lease has ended.
 type Holder struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1998,7 +2571,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_shoal_proto_msgTypes[23]
+	mi := &file_shoal_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2583,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[23]
+	mi := &file_shoal_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2596,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{23}
+	return file_shoal_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Holder) GetId() []byte {
@@ -2058,7 +2631,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_shoal_proto_msgTypes[24]
+	mi := &file_shoal_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2643,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[24]
+	mi := &file_shoal_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2656,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{24}
+	return file_shoal_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Drop) GetKeys() []*Dropping {
@@ -2111,7 +2684,7 @@ type Dropping struct {
 
 func (x *Dropping) Reset() {
 	*x = Dropping{}
-	mi := &file_shoal_proto_msgTypes[25]
+	mi := &file_shoal_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2696,7 @@ func (x *Dropping) String() string {
 func (*Dropping) ProtoMessage() {}
 
 func (x *Dropping) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[25]
+	mi := &file_shoal_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2709,7 @@ func (x *Dropping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropping.ProtoReflect.Descriptor instead.
 func (*Dropping) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{25}
+	return file_shoal_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Dropping) GetKey() []byte {
@@ -2170,7 +2743,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_shoal_proto_msgTypes[26]
+	mi := &file_shoal_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2755,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[26]
+	mi := &file_shoal_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2768,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{26}
+	return file_shoal_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Dropped) GetKeys() []*Holders {
@@ -2214,7 +2787,7 @@ type Holders struct {
 
 func (x *Holders) Reset() {
 	*x = Holders{}
-	mi := &file_shoal_proto_msgTypes[27]
+	mi := &file_shoal_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2799,7 @@ func (x *Holders) String() string {
 func (*Holders) ProtoMessage() {}
 
 func (x *Holders) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[27]
+	mi := &file_shoal_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2812,7 @@ func (x *Holders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holders.ProtoReflect.Descriptor instead.
 func (*Holders) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{27}
+	return file_shoal_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Holders) GetHolders() []*Holder {
@@ -2258,7 +2831,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_shoal_proto_msgTypes[28]
+	mi := &file_shoal_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2843,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[28]
+	mi := &file_shoal_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2856,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{28}
+	return file_shoal_proto_rawDescGZIP(), []int{36}
 }
 
 type Purged struct {
@@ -2295,7 +2868,7 @@ type Purged struct {
 
 func (x *Purged) Reset() {
 	*x = Purged{}
-	mi := &file_shoal_proto_msgTypes[29]
+	mi := &file_shoal_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2880,7 @@ func (x *Purged) String() string {
 func (*Purged) ProtoMessage() {}
 
 func (x *Purged) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[29]
+	mi := &file_shoal_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2893,7 @@ func (x *Purged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purged.ProtoReflect.Descriptor instead.
 func (*Purged) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{29}
+	return file_shoal_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Purged) GetBehind() bool {
@@ -2343,7 +2916,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_shoal_proto_msgTypes[30]
+	mi := &file_shoal_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2928,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[30]
+	mi := &file_shoal_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2941,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{30}
+	return file_shoal_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -2410,7 +2983,7 @@ type GroupcacheGetResponse struct {
 
 func (x *GroupcacheGetResponse) Reset() {
 	*x = GroupcacheGetResponse{}
-	mi := &file_shoal_proto_msgTypes[31]
+	mi := &file_shoal_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2995,7 @@ func (x *GroupcacheGetResponse) String() string {
 func (*GroupcacheGetResponse) ProtoMessage() {}
 
 func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[31]
+	mi := &file_shoal_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +3008,7 @@ func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupcacheGetResponse.ProtoReflect.Descriptor instead.
 func (*GroupcacheGetResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{31}
+	return file_shoal_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GroupcacheGetResponse) GetValue() []byte {
@@ -2456,7 +3029,7 @@ var File_shoal_proto protoreflect.FileDescriptor
 
 const file_shoal_proto_rawDesc = "" +
 	"\n" +
-	"\vshoal.proto\x12\bshoal.v1\"\xd9\x03\n" +
+	"\vshoal.proto\x12\bshoal.v1\"\x83\x05\n" +
 	"\aRequest\x12(\n" +
 	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\fR\x05group\x124\n" +
@@ -2470,11 +3043,15 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05write\x18\a \x01(\v2\x0f.shoal.v1.WriteH\x00R\x05write\x12$\n" +
 	"\x04drop\x18\b \x01(\v2\x0e.shoal.v1.DropH\x00R\x04drop\x12'\n" +
 	"\x05purge\x18\t \x01(\v2\x0f.shoal.v1.PurgeH\x00R\x05purge\x12*\n" +
-	"\x06cancel\x18\f \x01(\v2\x10.shoal.v1.CancelH\x00R\x06cancel\x12\x0e\n" +
+	"\x06cancel\x18\f \x01(\v2\x10.shoal.v1.CancelH\x00R\x06cancel\x12$\n" +
+	"\x04peek\x18\r \x01(\v2\x0e.shoal.v1.PeekH\x00R\x04peek\x12$\n" +
+	"\x04pull\x18\x0e \x01(\v2\x0e.shoal.v1.PullH\x00R\x04pull\x123\n" +
+	"\treplicate\x18\x0f \x01(\v2\x13.shoal.v1.ReplicateH\x00R\treplicate\x12'\n" +
+	"\x05leave\x18\x10 \x01(\v2\x0f.shoal.v1.LeaveH\x00R\x05leave\x12\x0e\n" +
 	"\x02id\x18\n" +
 	" \x01(\rR\x02id\x12\x16\n" +
 	"\x06within\x18\v \x01(\x03R\x06withinB\x04\n" +
-	"\x02op\"\xc8\x05\n" +
+	"\x02op\"\xd2\x06\n" +
 	"\x05Reply\x12(\n" +
 	"\x06sender\x18\x01 \x01(\v2\x10.shoal.v1.SenderR\x06sender\x124\n" +
 	"\n" +
@@ -2494,7 +3071,12 @@ const file_shoal_proto_rawDesc = "" +
 	"\awritten\x18\f \x01(\v2\x11.shoal.v1.WrittenH\x00R\awritten\x12-\n" +
 	"\adropped\x18\r \x01(\v2\x11.shoal.v1.DroppedH\x00R\adropped\x12*\n" +
 	"\x06purged\x18\x0e \x01(\v2\x10.shoal.v1.PurgedH\x00R\x06purged\x12'\n" +
-	"\x05apart\x18\x10 \x01(\v2\x0f.shoal.v1.ApartH\x00R\x05apart\x12\x0e\n" +
+	"\x05apart\x18\x10 \x01(\v2\x0f.shoal.v1.ApartH\x00R\x05apart\x12*\n" +
+	"\x06pulled\x18\x11 \x01(\v2\x10.shoal.v1.PulledH\x00R\x06pulled\x126\n" +
+	"\n" +
+	"replicated\x18\x12 \x01(\v2\x14.shoal.v1.ReplicatedH\x00R\n" +
+	"replicated\x12$\n" +
+	"\x04left\x18\x13 \x01(\v2\x0e.shoal.v1.LeftH\x00R\x04left\x12\x0e\n" +
 	"\x02id\x18\x0f \x01(\rR\x02idB\b\n" +
 	"\x06answer\"z\n" +
 	"\x06Sender\x12\x0e\n" +
@@ -2506,17 +3088,20 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"p\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\xc2\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\x01R\x06weight\x12'\n" +
-	"\x06groups\x18\x04 \x03(\v2\x0f.shoal.v1.GroupR\x06groups\"Q\n" +
+	"\x06groups\x18\x04 \x03(\v2\x0f.shoal.v1.GroupR\x06groups\x12\x12\n" +
+	"\x04owns\x18\x05 \x01(\bR\x04owns\x12\x16\n" +
+	"\x06uptime\x18\x06 \x01(\x03R\x06uptime\x12$\n" +
+	"\x05peers\x18\a \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"Q\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\v2\x14.shoal.v1.GenerationR\n" +
-	"generation\"\xc1\x01\n" +
+	"generation\"\xdc\x01\n" +
 	"\x05Fetch\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\acallers\x18\x02 \x01(\rR\acallers\x12\x14\n" +
@@ -2526,7 +3111,8 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05fresh\x18\x06 \x01(\bR\x05fresh\x12\x1f\n" +
 	"\vcached_only\x18\a \x01(\bR\n" +
 	"cachedOnly\x12\x12\n" +
-	"\x04over\x18\b \x01(\x03R\x04over\"\x1f\n" +
+	"\x04over\x18\b \x01(\x03R\x04over\x12\x19\n" +
+	"\bstand_in\x18\t \x01(\bR\astandIn\"\x1f\n" +
 	"\tFetchMany\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\"#\n" +
 	"\aLoading\x12\x18\n" +
@@ -2549,7 +3135,29 @@ const file_shoal_proto_rawDesc = "" +
 	"\x03age\x18\x02 \x01(\x03R\x03age\"\b\n" +
 	"\x06Cancel\"\a\n" +
 	"\x05Apart\"\v\n" +
-	"\tNotCached\"f\n" +
+	"\tNotCached\",\n" +
+	"\x04Peek\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
+	"\x04hold\x18\x02 \x01(\bR\x04hold\";\n" +
+	"\x04Pull\x12\x16\n" +
+	"\x06cursor\x18\x01 \x01(\x04R\x06cursor\x12\x1b\n" +
+	"\tmax_bytes\x18\x02 \x01(\x03R\bmaxBytes\"s\n" +
+	"\x06Pulled\x12)\n" +
+	"\aentries\x18\x01 \x03(\v2\x0f.shoal.v1.EntryR\aentries\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\x04R\x06cursor\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x12\n" +
+	"\x04wait\x18\x04 \x01(\bR\x04wait\"@\n" +
+	"\x05Entry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12%\n" +
+	"\x05value\x18\x02 \x01(\v2\x0f.shoal.v1.ValueR\x05value\"J\n" +
+	"\tReplicate\x12)\n" +
+	"\aentries\x18\x01 \x03(\v2\x0f.shoal.v1.EntryR\aentries\x12\x12\n" +
+	"\x04fill\x18\x02 \x01(\bR\x04fill\"\"\n" +
+	"\n" +
+	"Replicated\x12\x14\n" +
+	"\x05newer\x18\x01 \x03(\x06R\x05newer\"\a\n" +
+	"\x05Leave\"\x06\n" +
+	"\x04Left\"f\n" +
 	"\x06Failed\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12\x1a\n" +
 	"\bpanicked\x18\x02 \x01(\bR\bpanicked\x12\x16\n" +
@@ -2573,15 +3181,16 @@ const file_shoal_proto_rawDesc = "" +
 	"\x03SET\x10\x01\x12\n" +
 	"\n" +
 	"\x06REMOVE\x10\x02\x12\a\n" +
-	"\x03ADD\x10\x03\"X\n" +
+	"\x03ADD\x10\x03\"n\n" +
 	"\x06Change\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x10\n" +
 	"\x03ttl\x18\x03 \x01(\x03R\x03ttl\x12\x14\n" +
-	"\x05delta\x18\x04 \x01(\x12R\x05delta\"[\n" +
+	"\x05delta\x18\x04 \x01(\x12R\x05delta\x12\x14\n" +
+	"\x05above\x18\x05 \x01(\x06R\x05above\"[\n" +
 	"\aWritten\x12*\n" +
 	"\aresults\x18\x01 \x03(\v2\x10.shoal.v1.ResultR\aresults\x12$\n" +
-	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xdf\x01\n" +
+	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xae\x02\n" +
 	"\x06Result\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x06R\aversion\x12\x10\n" +
 	"\x03sum\x18\x02 \x01(\x12R\x03sum\x12*\n" +
@@ -2589,10 +3198,13 @@ const file_shoal_proto_rawDesc = "" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12(\n" +
 	"\x06failed\x18\x05 \x01(\v2\x10.shoal.v1.FailedR\x06failed\x12\x14\n" +
 	"\x05error\x18\a \x01(\fR\x05error\x12+\n" +
-	"\arefused\x18\x06 \x01(\v2\x11.shoal.v1.RefusedR\arefused\"*\n" +
+	"\arefused\x18\x06 \x01(\v2\x11.shoal.v1.RefusedR\arefused\x12*\n" +
+	"\breplicas\x18\b \x03(\v2\x0e.shoal.v1.PeerR\breplicas\x12!\n" +
+	"\x03now\x18\t \x01(\v2\x0f.shoal.v1.ValueR\x03now\">\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
-	"\x04addr\x18\x02 \x01(\fR\x04addr\"J\n" +
+	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
+	"\x04past\x18\x03 \x01(\bR\x04past\"J\n" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
@@ -2652,7 +3264,7 @@ func file_shoal_proto_rawDescGZIP() []byte {
 }
 
 var file_shoal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_shoal_proto_goTypes = []any{
 	(Write_Op)(0),                 // 0: shoal.v1.Write.Op
 	(Refused_Reason)(0),           // 1: shoal.v1.Refused.Reason
@@ -2671,23 +3283,31 @@ var file_shoal_proto_goTypes = []any{
 	(*Cancel)(nil),                // 14: shoal.v1.Cancel
 	(*Apart)(nil),                 // 15: shoal.v1.Apart
 	(*NotCached)(nil),             // 16: shoal.v1.NotCached
-	(*Failed)(nil),                // 17: shoal.v1.Failed
-	(*Items)(nil),                 // 18: shoal.v1.Items
-	(*Item)(nil),                  // 19: shoal.v1.Item
-	(*Write)(nil),                 // 20: shoal.v1.Write
-	(*Change)(nil),                // 21: shoal.v1.Change
-	(*Written)(nil),               // 22: shoal.v1.Written
-	(*Result)(nil),                // 23: shoal.v1.Result
-	(*Peer)(nil),                  // 24: shoal.v1.Peer
-	(*Holder)(nil),                // 25: shoal.v1.Holder
-	(*Drop)(nil),                  // 26: shoal.v1.Drop
-	(*Dropping)(nil),              // 27: shoal.v1.Dropping
-	(*Dropped)(nil),               // 28: shoal.v1.Dropped
-	(*Holders)(nil),               // 29: shoal.v1.Holders
-	(*Purge)(nil),                 // 30: shoal.v1.Purge
-	(*Purged)(nil),                // 31: shoal.v1.Purged
-	(*Refused)(nil),               // 32: shoal.v1.Refused
-	(*GroupcacheGetResponse)(nil), // 33: shoal.v1.GroupcacheGetResponse
+	(*Peek)(nil),                  // 17: shoal.v1.Peek
+	(*Pull)(nil),                  // 18: shoal.v1.Pull
+	(*Pulled)(nil),                // 19: shoal.v1.Pulled
+	(*Entry)(nil),                 // 20: shoal.v1.Entry
+	(*Replicate)(nil),             // 21: shoal.v1.Replicate
+	(*Replicated)(nil),            // 22: shoal.v1.Replicated
+	(*Leave)(nil),                 // 23: shoal.v1.Leave
+	(*Left)(nil),                  // 24: shoal.v1.Left
+	(*Failed)(nil),                // 25: shoal.v1.Failed
+	(*Items)(nil),                 // 26: shoal.v1.Items
+	(*Item)(nil),                  // 27: shoal.v1.Item
+	(*Write)(nil),                 // 28: shoal.v1.Write
+	(*Change)(nil),                // 29: shoal.v1.Change
+	(*Written)(nil),               // 30: shoal.v1.Written
+	(*Result)(nil),                // 31: shoal.v1.Result
+	(*Peer)(nil),                  // 32: shoal.v1.Peer
+	(*Holder)(nil),                // 33: shoal.v1.Holder
+	(*Drop)(nil),                  // 34: shoal.v1.Drop
+	(*Dropping)(nil),              // 35: shoal.v1.Dropping
+	(*Dropped)(nil),               // 36: shoal.v1.Dropped
+	(*Holders)(nil),               // 37: shoal.v1.Holders
+	(*Purge)(nil),                 // 38: shoal.v1.Purge
+	(*Purged)(nil),                // 39: shoal.v1.Purged
+	(*Refused)(nil),               // 40: shoal.v1.Refused
+	(*GroupcacheGetResponse)(nil), // 41: shoal.v1.GroupcacheGetResponse
 }
 var file_shoal_proto_depIdxs = []int32{
 	4,  // 0: shoal.v1.Request.sender:type_name -> shoal.v1.Sender
@@ -2695,49 +3315,62 @@ var file_shoal_proto_depIdxs = []int32{
 	6,  // 2: shoal.v1.Request.hello:type_name -> shoal.v1.Hello
 	8,  // 3: shoal.v1.Request.fetch:type_name -> shoal.v1.Fetch
 	9,  // 4: shoal.v1.Request.fetch_many:type_name -> shoal.v1.FetchMany
-	20, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
-	26, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
-	30, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
+	28, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
+	34, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
+	38, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
 	14, // 8: shoal.v1.Request.cancel:type_name -> shoal.v1.Cancel
-	4,  // 9: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
-	5,  // 10: shoal.v1.Reply.generation:type_name -> shoal.v1.Generation
-	6,  // 11: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
-	10, // 12: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
-	11, // 13: shoal.v1.Reply.value:type_name -> shoal.v1.Value
-	12, // 14: shoal.v1.Reply.same:type_name -> shoal.v1.Same
-	13, // 15: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
-	16, // 16: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
-	17, // 17: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
-	32, // 18: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
-	18, // 19: shoal.v1.Reply.items:type_name -> shoal.v1.Items
-	22, // 20: shoal.v1.Reply.written:type_name -> shoal.v1.Written
-	28, // 21: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
-	31, // 22: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
-	15, // 23: shoal.v1.Reply.apart:type_name -> shoal.v1.Apart
-	7,  // 24: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
-	5,  // 25: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
-	19, // 26: shoal.v1.Items.items:type_name -> shoal.v1.Item
-	11, // 27: shoal.v1.Item.value:type_name -> shoal.v1.Value
-	13, // 28: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
-	17, // 29: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
-	32, // 30: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
-	15, // 31: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
-	0,  // 32: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
-	21, // 33: shoal.v1.Write.changes:type_name -> shoal.v1.Change
-	23, // 34: shoal.v1.Written.results:type_name -> shoal.v1.Result
-	24, // 35: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
-	25, // 36: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
-	17, // 37: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
-	32, // 38: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
-	27, // 39: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	29, // 40: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	25, // 41: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	1,  // 42: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	17, // 9: shoal.v1.Request.peek:type_name -> shoal.v1.Peek
+	18, // 10: shoal.v1.Request.pull:type_name -> shoal.v1.Pull
+	21, // 11: shoal.v1.Request.replicate:type_name -> shoal.v1.Replicate
+	23, // 12: shoal.v1.Request.leave:type_name -> shoal.v1.Leave
+	4,  // 13: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
+	5,  // 14: shoal.v1.Reply.generation:type_name -> shoal.v1.Generation
+	6,  // 15: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
+	10, // 16: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
+	11, // 17: shoal.v1.Reply.value:type_name -> shoal.v1.Value
+	12, // 18: shoal.v1.Reply.same:type_name -> shoal.v1.Same
+	13, // 19: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
+	16, // 20: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
+	25, // 21: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
+	40, // 22: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
+	26, // 23: shoal.v1.Reply.items:type_name -> shoal.v1.Items
+	30, // 24: shoal.v1.Reply.written:type_name -> shoal.v1.Written
+	36, // 25: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
+	39, // 26: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
+	15, // 27: shoal.v1.Reply.apart:type_name -> shoal.v1.Apart
+	19, // 28: shoal.v1.Reply.pulled:type_name -> shoal.v1.Pulled
+	22, // 29: shoal.v1.Reply.replicated:type_name -> shoal.v1.Replicated
+	24, // 30: shoal.v1.Reply.left:type_name -> shoal.v1.Left
+	7,  // 31: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
+	32, // 32: shoal.v1.Hello.peers:type_name -> shoal.v1.Peer
+	5,  // 33: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
+	20, // 34: shoal.v1.Pulled.entries:type_name -> shoal.v1.Entry
+	11, // 35: shoal.v1.Entry.value:type_name -> shoal.v1.Value
+	20, // 36: shoal.v1.Replicate.entries:type_name -> shoal.v1.Entry
+	27, // 37: shoal.v1.Items.items:type_name -> shoal.v1.Item
+	11, // 38: shoal.v1.Item.value:type_name -> shoal.v1.Value
+	13, // 39: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
+	25, // 40: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
+	40, // 41: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
+	15, // 42: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
+	0,  // 43: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
+	29, // 44: shoal.v1.Write.changes:type_name -> shoal.v1.Change
+	31, // 45: shoal.v1.Written.results:type_name -> shoal.v1.Result
+	32, // 46: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
+	33, // 47: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
+	25, // 48: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
+	40, // 49: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	32, // 50: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
+	11, // 51: shoal.v1.Result.now:type_name -> shoal.v1.Value
+	35, // 52: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	37, // 53: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	33, // 54: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	1,  // 55: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
@@ -2753,6 +3386,10 @@ func file_shoal_proto_init() {
 		(*Request_Drop)(nil),
 		(*Request_Purge)(nil),
 		(*Request_Cancel)(nil),
+		(*Request_Peek)(nil),
+		(*Request_Pull)(nil),
+		(*Request_Replicate)(nil),
+		(*Request_Leave)(nil),
 	}
 	file_shoal_proto_msgTypes[1].OneofWrappers = []any{
 		(*Reply_Hello)(nil),
@@ -2768,22 +3405,25 @@ func file_shoal_proto_init() {
 		(*Reply_Dropped)(nil),
 		(*Reply_Purged)(nil),
 		(*Reply_Apart)(nil),
+		(*Reply_Pulled)(nil),
+		(*Reply_Replicated)(nil),
+		(*Reply_Left)(nil),
 	}
-	file_shoal_proto_msgTypes[17].OneofWrappers = []any{
+	file_shoal_proto_msgTypes[25].OneofWrappers = []any{
 		(*Item_Value)(nil),
 		(*Item_NotFound)(nil),
 		(*Item_Failed)(nil),
 		(*Item_Refused)(nil),
 		(*Item_Apart)(nil),
 	}
-	file_shoal_proto_msgTypes[31].OneofWrappers = []any{}
+	file_shoal_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_proto_rawDesc), len(file_shoal_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

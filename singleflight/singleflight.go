@@ -157,17 +157,7 @@ func (g *Group[K, V]) DoMany(ctx context.Context, keys []K, timeout time.Duratio
 func (g *Group[K, V]) Forget(key K) { g.Overtake(key, func() {}) }
 
 // ForgetAll forgets all flights.
-func (g *Group[K, V]) ForgetAll() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	begun := make([]*Flight[K, V], 0, len(g.flights)) // and not those that start behind them
-	for _, f := range g.flights {
-		begun = append(begun, f)
-	}
-	for _, f := range begun {
-		f.forgetLocked()
-	}
-}
+func (g *Group[K, V]) ForgetAll() { g.OvertakeAll(func() {}) }
 
 // Overtake is Forget, and calls store before a later flight of key can commit anything. Like Commit's, store must be
 // short and must not use the group.
@@ -178,6 +168,32 @@ func (g *Group[K, V]) Overtake(key K, store func()) {
 		f.forgetLocked()
 	}
 	store()
+}
+
+// OvertakeAll is ForgetAll, and calls store before a later flight of any key can commit anything, as Overtake does.
+func (g *Group[K, V]) OvertakeAll(store func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	begun := make([]*Flight[K, V], 0, len(g.flights)) // and not those that start behind them
+	for _, f := range g.flights {
+		begun = append(begun, f)
+	}
+	for _, f := range begun {
+		f.forgetLocked()
+	}
+	store()
+}
+
+// Unless calls store and reports true if there is no flight of key, which might store something itself. Like Commit's, store
+// must be short and must not use the group.
+func (g *Group[K, V]) Unless(key K, store func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.flights[key] != nil {
+		return false
+	}
+	store()
+	return true
 }
 
 // Keys returns the keys that have a flight which can be joined or followed.

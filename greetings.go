@@ -1,0 +1,278 @@
+package shoal
+
+// greetings.go: how processes that see different peers get to know of each other. After each change of view a process greets
+// everybody, before it acts on the keys that have come to it: from then on whoever takes a write tells it, though it may be
+// in nobody else's view yet, and it tells them. Who has been away is told first what it has missed.
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// A met is what a process says of itself when it is greeted.
+type met struct {
+	*peer
+	uptime time.Duration
+	owns   bool   // keys, by its own view
+	names  []Peer // who may own keys, by views it has had
+}
+
+// A rollCall is the greeting of everybody that follows a change of view.
+type rollCall struct {
+	done  chan struct{} // closed when all have answered, or failed
+	over  atomic.Int64  // when that was, on the clock; 0: it is not
+	taken chan struct{} // closed when what has come with the change has been taken over
+}
+
+func newRollCall() *rollCall {
+	return &rollCall{done: make(chan struct{}), taken: make(chan struct{})}
+}
+
+func (r *rollCall) end(now time.Duration) {
+	r.over.Store(int64(max(now, 1)))
+	close(r.done)
+}
+
+// callRoll greets the members of both views, and whomever they name, until all have answered or failed.
+func (p *peers) callRoll(ctx context.Context, old, v *view, r *rollCall) {
+	defer func() { r.end(p.clock.now()) }()
+	if v.self < 0 {
+		return // nothing has come to this process
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex // guards greeted
+		greeted = map[string]bool{p.self.Addr: true}
+		greet   func(addr string, counts *peerCounts)
+	)
+	greet = func(addr string, counts *peerCounts) {
+		mu.Lock()
+		defer mu.Unlock()
+		if addr == "" || greeted[addr] {
+			return
+		}
+		greeted[addr] = true
+		wg.Go(func() {
+			m, err := p.hello(ctx, addr)
+			if err == nil {
+				p.meets(m)
+				for _, named := range m.names {
+					greet(named.Addr, new(peerCounts))
+				}
+			} else if p.life.Err() == nil {
+				counts.silent.Store(true)
+			}
+			select {
+			case p.greeted <- greeting{addr: addr, met: m.peer, err: err, roll: true}:
+			case <-p.done:
+			}
+		})
+	}
+	for _, m := range v.members {
+		greet(m.Addr, m.counts)
+	}
+	for _, m := range old.members {
+		greet(m.Addr, m.counts)
+	}
+	for _, m := range p.known.strangers(p.clock.now()) {
+		greet(m.Addr, m.counts)
+	}
+	wg.Wait()
+}
+
+// meets takes note of a process that has said of itself who it is.
+func (p *peers) meets(m met) {
+	v := p.view.Load()
+	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation || m.incarnation == p.incarnation {
+		return
+	}
+	if !m.owns || m.Addr == "" {
+		p.forgets(m.incarnation)
+		return
+	}
+	p.known.meet(m.peer, p.clock.now(), p.lineTo)
+}
+
+// forgets takes note that a stranger owns nothing any more.
+func (p *peers) forgets(incarnation uint64) {
+	if p.known.forget(incarnation) {
+		p.differs.Store(int64(p.clock.now()))
+	}
+}
+
+// acquaintances are the processes of which this one knows beside the members of its view.
+type acquaintances struct {
+	count atomic.Int64 // of met
+
+	mu   sync.Mutex               // guards what follows
+	met  map[uint64]*stranger     // by incarnation
+	away map[uint64]time.Duration // by incarnation, since when a process may have missed writes
+}
+
+// A stranger owns keys by its own view, and is not in this process's.
+type stranger struct {
+	*peer
+	heard time.Duration
+}
+
+// maxStrangers bounds both maps. Who is not in away any more is told as if it had always been.
+const maxStrangers = 10_000
+
+// meet takes note of m, which is not in the view.
+func (a *acquaintances) meet(m *peer, now time.Duration, lineTo func(string) *line) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.met[m.incarnation]; s != nil {
+		s.heard = now
+		return
+	}
+	if len(a.met) >= maxStrangers {
+		return
+	}
+	if a.met == nil {
+		a.met = make(map[uint64]*stranger)
+	}
+	known := *m
+	known.counts, known.line = cmp.Or(m.counts, new(peerCounts)), lineTo(m.Addr)
+	a.met[m.incarnation] = &stranger{&known, now}
+	a.count.Add(1)
+}
+
+func (a *acquaintances) forget(incarnation uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.met[incarnation] == nil {
+		return false
+	}
+	delete(a.met, incarnation)
+	a.count.Add(-1)
+	return true
+}
+
+// strangers returns those that have been heard of lately.
+func (a *acquaintances) strangers(now time.Duration) []*peer {
+	if a.count.Load() == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var all []*peer
+	for incarnation, s := range a.met {
+		if now-s.heard > strangerLife {
+			delete(a.met, incarnation)
+			a.count.Add(-1)
+			continue
+		}
+		all = append(all, s.peer)
+	}
+	return all
+}
+
+// stranger returns the one of that incarnation, or nil.
+func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
+	if a.count.Load() == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.met[incarnation]; s != nil {
+		s.heard = now
+		return s.peer
+	}
+	return nil
+}
+
+// strangerLife is how long a process that says nothing is told of writes though it is in no view: it greets, when its view
+// changes, and those that list it greet it.
+const strangerLife = 10 * time.Minute
+
+// leaves takes note that a process may miss writes from then on.
+func (a *acquaintances) leaves(incarnation uint64, then time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, already := a.away[incarnation]; already || len(a.away) >= maxStrangers {
+		return
+	}
+	if a.away == nil {
+		a.away = make(map[uint64]time.Duration)
+	}
+	a.away[incarnation] = then
+}
+
+// missing returns since when a process may have missed writes, if it has been a member.
+func (a *acquaintances) missing(incarnation uint64) (since time.Duration, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since, ok = a.away[incarnation]
+	return since, ok
+}
+
+// isBack takes note that the process has been told what it had missed, unless it has gone away again since then.
+func (a *acquaintances) isBack(incarnation uint64, since time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.away[incarnation] == since {
+		delete(a.away, incarnation)
+	}
+}
+
+// welcome tells a process that is not a member, or could not be greeted, what it has missed: before it is asked anything.
+func (p *peers) welcome(ctx context.Context, m met) error {
+	if m.incarnation == p.incarnation || !m.owns && m.Addr == "" {
+		return nil
+	}
+	p.meets(m) // from now on it is told of writes
+	now := p.clock.now()
+	since, away := p.known.missing(m.incarnation)
+	if !away {
+		v := p.view.Load()
+		if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
+			return nil
+		}
+		since = max(now-m.uptime, 0)
+	}
+	if err := p.tellMissed(ctx, m.peer, since); err != nil {
+		return err
+	}
+	if away {
+		p.known.isBack(m.incarnation, since)
+	}
+	return nil
+}
+
+// introduction is what this process says of itself to whom it greets, and who greets it.
+func (c *Cache) introduction() *shoalpb.Hello {
+	self := &c.peers.self
+	h := &shoalpb.Hello{
+		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
+		Owns: c.peers.view.Load().self >= 0, Uptime: int64(c.clock.now()),
+	}
+	for _, g := range c.allGroups() {
+		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})
+	}
+	return h
+}
+
+// answerTo is the introduction to a process that greets, and names to it whom it may not know.
+func (c *Cache) answerTo(greeter *shoalpb.Sender) *shoalpb.Hello {
+	h, v := c.introduction(), c.peers.view.Load()
+	name := func(p *peer) {
+		h.Peers = append(h.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
+	}
+	if greeter.GetView() != v.digest { // else it has the same
+		for _, m := range v.members {
+			name(m)
+		}
+	}
+	for _, p := range c.peers.past(c.clock.now()) {
+		name(p)
+	}
+	return h
+}

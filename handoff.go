@@ -1,0 +1,442 @@
+package shoal
+
+// handoff.go: how values follow their keys when these go to another process. The one that has lost them keeps what it holds
+// for a while, frozen: it does not serve it any more, but the new owner finds it there: by a peek, before it runs the getter,
+// and by pulls, in the background.
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// touched are the keys that were written or dropped since a window opened. What others hold of them may be older. It is a
+// Bloom filter of one hash: a key that is wrongly in it is loaded.
+type touched struct {
+	most int // words
+	bits atomic.Pointer[[]atomic.Uint64]
+}
+
+func (t *touched) add(key string) {
+	bits := t.bits.Load()
+	if bits == nil {
+		fresh := make([]atomic.Uint64, t.most)
+		if !t.bits.CompareAndSwap(nil, &fresh) {
+			t.add(key)
+			return
+		}
+		bits = &fresh
+	}
+	h := xxhash.Sum64String(key)
+	(*bits)[h>>6%uint64(len(*bits))].Or(1 << (h & 63))
+}
+
+func (t *touched) has(key string) bool {
+	bits := t.bits.Load()
+	if bits == nil {
+		return false
+	}
+	h := xxhash.Sum64String(key)
+	return (*bits)[h>>6%uint64(len(*bits))].Load()&(1<<(h&63)) != 0
+}
+
+func (t *touched) clear() { t.bits.Store(nil) }
+
+// touch takes note of a write or a drop of key, under the lock of loads.
+func (g *group) touch(key string) {
+	g.changed(key).Add(1)
+	if v := g.cache.peers.view.Load(); len(v.former) > 0 && g.cache.peers.isWarming(v, g.cache.clock.now()) {
+		g.touched.add(key)
+	}
+}
+
+// greeted waits until this process may act as the owner of key, and returns the view in which it is, or is not.
+func (p *peers) greetedFor(ctx context.Context, key string) (*view, error) {
+	for {
+		v := p.view.Load()
+		if len(v.former) == 0 || !v.owns(key) {
+			return v, nil
+		}
+		roll := v.ungreeted(key)
+		if roll == nil {
+			return v, nil
+		}
+		select {
+		case <-roll.done:
+		case <-ctx.Done():
+			return v, ctx.Err()
+		}
+	}
+}
+
+// inherit gets key, which f is to load, from those who had it before it came to this process.
+func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
+	p, now := &g.cache.peers, g.cache.clock.now()
+	v := p.view.Load()
+	if len(v.former) == 0 || !v.owns(f.Key()) {
+		return found{}, false
+	}
+	former := p.newlyMine(v, f.Key(), now)
+	if former == nil || g.cache.opts.Warm < 0 || g.touched.has(f.Key()) {
+		return found{}, false
+	}
+	for _, before := range v.predecessors(former, f.Key(), g.getter == nil) {
+		if before.counts.silent.Load() {
+			continue
+		}
+		g.counts.peeks.Add(1)
+		e, ok := g.cache.peek(ctx, before, g, f.Key())
+		if !ok {
+			continue
+		}
+		result := found{entry: e, fetched: true, stale: e.isStale(g.cache.clock.now())}
+		var cost int64
+		f.Commit(func() {
+			if !g.touched.has(f.Key()) {
+				result.entry, cost = g.main.put(f.Key(), e.value.bytes(), e)
+			}
+		})
+		result.kept = cost > 0
+		g.main.shrink(cost)
+		if !result.stale { // else it is there for the case that the getter fails
+			g.counts.inherited.Add(1)
+			return result, true
+		}
+	}
+	return found{}, false
+}
+
+// mostPeeks is how many processes are asked for what they hold of a key before it is loaded.
+const mostPeeks = 2
+
+// predecessors returns who may have had key before it came to this process: its owner by the former view, or, since it was
+// started, those who own it when this process is not there. If nothing can be loaded, they are all that might.
+func (v *view) predecessors(former *formerView, key string, all bool) []*peer {
+	var some []*peer
+	add := func(m *peer) {
+		i, ok := v.find(m.ID)
+		if ok && v.members[i].incarnation == m.incarnation {
+			m = v.members[i] // which has a line
+		}
+		if !(ok && i == v.self) && !slices.Contains(some, m) {
+			some = append(some, m)
+		}
+	}
+	if owner, _ := former.owner(key); owner != nil {
+		add(owner)
+	}
+	if len(v.members) == 0 {
+		return some
+	}
+	most := mostPeeks
+	if all {
+		most = len(v.members)
+	}
+	for _, i := range v.owners.Owners(key, most+1) {
+		if len(some) < most {
+			add(v.members[i])
+		}
+	}
+	return some
+}
+
+// freeze keeps what this process holds of keys that have gone to others, for those, as long as they may need it.
+func (g *group) freeze() {
+	warm := g.cache.opts.Warm
+	if warm < 0 {
+		g.main.retain(g.keeps)
+		return
+	}
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	g.main.frozen.Store(true)
+	if now := g.cache.clock.now(); g.thawAt == 0 {
+		wait := warm / 2
+		if differed := time.Duration(g.cache.peers.differing.Load()); differed > 0 { // others may have acted for so long
+			wait -= now - differed
+		}
+		g.thawAt = now + max(wait, 1)
+		time.AfterFunc(max(wait, 1), g.thaw)
+	}
+}
+
+// thaw drops what is frozen.
+func (g *group) thaw() {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	g.main.retain(g.keeps)
+	g.main.frozen.Store(false)
+	g.thawAt = 0
+}
+
+// thawLate does what thaw should have done already.
+func (g *group) thawLate(old *view) {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	if g.thawAt != 0 && g.cache.clock.now() >= g.thawAt {
+		g.main.retain(old.owns)
+	}
+}
+
+// peek asks p for what it holds of key.
+func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string) (e entry, ok bool) {
+	sent := c.clock.now()
+	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Peek{Peek: &shoalpb.Peek{Key: []byte(key)}}}, 0, func(reply *shoalpb.Reply) error {
+		if reply.GetNotCached() != nil || !g.generation.is(reply.GetGeneration()) {
+			return nil
+		}
+		v := reply.GetValue()
+		if v == nil {
+			return unexpected(reply)
+		}
+		e, ok = g.handed(v, sent)
+		return nil
+	})
+	return e, ok && err == nil
+}
+
+// handed returns the entry that another process has given up, as it was there.
+func (g *group) handed(v *shoalpb.Value, sent time.Duration) (entry, bool) {
+	e := entry{value: NewByteView(v.Value), version: v.Version}
+	e.times(sent, v.Ttl, v.Age)
+	if v.Stale { // its TTL has ended, but not its use
+		e.fresh = max(sent-1, 1)
+	}
+	if e.fresh != 0 {
+		e.ends = e.fresh + g.grace
+	}
+	return e, v.Version != 0
+}
+
+// peek answers with what there is of a key, whoever owns it.
+func (a *answering) peek(key string) {
+	reply := &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}}
+	if e, ok := a.group.main.engine.peek(key); ok && e.err == nil {
+		f := found{entry: e, stale: e.isStale(a.c.clock.now()), kept: true}
+		if a.isTooLong(&f) {
+			reply.Answer = &shoalpb.Reply_Apart{Apart: &shoalpb.Apart{}}
+		} else {
+			v := new(shoalpb.Value)
+			a.value(&f, v)
+			reply.Answer = &shoalpb.Reply_Value{Value: v}
+		}
+	}
+	a.send(200, reply)
+}
+
+const (
+	// pullBytes is about how much comes with one Pull, and pullSight how many entries are looked at for it at most.
+	pullBytes, pullSight = 512 << 10, 20_000
+	// pullRate is how many bytes a second a process pulls.
+	pullRate = 64 << 20
+)
+
+// pull answers with what there is of keys that the sender owns.
+func (a *answering) pull(p *shoalpb.Pull) {
+	pulled := new(shoalpb.Pulled)
+	v := a.c.peers.view.Load()
+	i, ok := v.find(string(a.sender.GetId()))
+	if !ok || v.members[i].incarnation != a.sender.GetIncarnation() || a.sender.GetView() != v.digest {
+		pulled.Wait = true // or it would not get what this process takes for its own
+	} else {
+		most, sight := min(max(p.MaxBytes, 1), a.c.opts.MaxBodyBytes/2), pullSight
+		now := a.c.clock.now()
+		next, more := a.group.main.walk(p.Cursor, func(key string, e entry) bool {
+			sight--
+			if e.err == nil && a.group.ownedBy(v, key, i) {
+				f := found{entry: e, stale: e.isStale(now)}
+				entry := &shoalpb.Entry{Key: []byte(key), Value: new(shoalpb.Value)}
+				a.value(&f, entry.Value)
+				pulled.Entries = append(pulled.Entries, entry)
+				most -= int64(len(key)+e.value.Len()) + bytesPerItem
+			}
+			return most > 0 && sight > 0
+		})
+		pulled.Cursor, pulled.More = next, more
+	}
+	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Pulled{Pulled: pulled}})
+	if !pulled.Wait {
+		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, !pulled.More)
+	}
+}
+
+// bytesPerItem is about what an entry takes in a message beside its key and value.
+const bytesPerItem = 48
+
+// keeps reports whether this process keeps key for good.
+func (g *group) keeps(key string) bool { return g.cache.peers.view.Load().owns(key) }
+
+// ownedBy reports whether the member of index i is among those who keep key.
+func (g *group) ownedBy(v *view, key string, i int) bool { return v.owners.Owner(key) == i }
+
+// pulls gets what this process owns now from those who have had it, in the background.
+func (c *Cache) pulls(ctx context.Context, from []*peer) {
+	for _, g := range c.allGroups() {
+		for _, p := range from {
+			if err := c.pullAll(ctx, p, g); ctx.Err() != nil {
+				return
+			} else if err != nil && !isNoGroup(err) {
+				c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", p.ID, "group", g.name, "error", err)
+			}
+		}
+	}
+}
+
+// pullAll gets from p what it has of g that this process owns.
+func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
+	for cursor, retry := uint64(0), firstRetry; ; {
+		next, more, wait, n, err := c.pull(ctx, p, g, cursor)
+		switch {
+		case err != nil:
+			return err
+		case wait: // its view is an older one
+			pause(ctx, retry, nil)
+			retry = min(2*retry, lastRetry)
+		case !more:
+			return nil
+		default:
+			cursor = next
+			sleep(ctx, time.Duration(n)*time.Second/pullRate)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (next uint64, more, wait bool, n int64, err error) {
+	sent := c.clock.now()
+	before := g.allChanges()
+	k := c.tell(p, g, 0)
+	defer k.end()
+	k.alone = true
+	k.req.Op = &shoalpb.Request_Pull{Pull: &shoalpb.Pull{Cursor: cursor, MaxBytes: pullBytes}}
+	reply, err := k.next(ctx)
+	if err != nil {
+		return 0, false, false, 0, err
+	}
+	pulled := reply.GetPulled()
+	if pulled == nil {
+		return 0, false, false, 0, k.blame(unexpected(reply))
+	}
+	if !g.generation.is(reply.GetGeneration()) {
+		return 0, false, false, 0, errors.New("it has not heard of a purge")
+	}
+	for _, e := range pulled.Entries {
+		n += int64(len(e.Key) + len(e.GetValue().GetValue()))
+		if e.Value == nil || int64(len(e.Key)) > int64(c.opts.MaxKeyBytes) {
+			continue
+		}
+		if handed, ok := g.handed(e.Value, sent); ok {
+			g.adopt(string(e.Key), handed, before)
+		}
+	}
+	return pulled.Cursor, pulled.More, pulled.Wait, n, nil
+}
+
+// changesSeen are counts of writes, by a hash of their keys.
+type changesSeen [changeCounts]uint64
+
+func (g *group) allChanges() *changesSeen {
+	var seen changesSeen
+	for i := range g.changes {
+		seen[i] = g.changes[i].Load()
+	}
+	return &seen
+}
+
+// adopt keeps what another process has had of key, unless this one has it, loads it, or has seen a write of it since the
+// key has come to it.
+func (g *group) adopt(key string, e entry, before *changesSeen) {
+	v := g.cache.peers.view.Load()
+	var cost int64
+	g.loads.Unless(key, func() {
+		if v.owns(key) && !g.touched.has(key) && g.changed(key).Load() == before[changeOf(key)] {
+			cost = g.main.adopt(key, e.value.bytes(), e)
+		}
+	})
+	g.main.shrink(cost)
+	if cost > 0 {
+		g.counts.pulled.Add(1)
+		if now := g.cache.peers.view.Load(); now != v && !now.owns(key) {
+			g.drop(key, 0, false) // the swap may have missed it
+		}
+	}
+}
+
+// A handover is what a process that leaves still has to do: to let others pull what was its own.
+type handover struct {
+	mu    sync.Mutex // guards done
+	done  map[handed]bool
+	news  chan struct{}
+	begun atomic.Bool
+}
+
+type handed struct {
+	incarnation uint64
+	group       *group
+}
+
+// pulled takes note that somebody has pulled from a group, and whether that was all.
+func (h *handover) pulled(incarnation uint64, g *group, all bool) {
+	if !h.begun.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if all {
+		h.done[handed{incarnation, g}] = true
+	}
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+// isDone reports whether all have pulled from all groups.
+func (h *handover) isDone(all []*peer, groups []*group) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range all {
+		for _, g := range groups {
+			if !p.counts.silent.Load() && !h.done[handed{p.incarnation, g}] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (h *handover) begin() {
+	h.done, h.news = make(map[handed]bool), make(chan struct{}, 1)
+	h.begun.Store(true)
+}
+
+// handOver answers peers until they have pulled what was this process's, or nobody has for a while. Its error is that of ctx.
+func (c *Cache) handOver(ctx context.Context) error {
+	var groups []*group
+	for _, g := range c.allGroups() {
+		if g.main.numbers().entries > 0 {
+			groups = append(groups, g)
+		}
+	}
+	others := c.peers.others()
+	for !c.handover.isDone(others, groups) {
+		idle, cancel := context.WithTimeout(ctx, 4*c.opts.PeerTimeout)
+		select {
+		case <-c.handover.news:
+			cancel()
+		case <-idle.Done():
+			cancel()
+			return ctx.Err()
+		}
+	}
+	return nil
+}
