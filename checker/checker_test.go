@@ -4,10 +4,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -16,11 +16,16 @@ var (
 	lasting = flag.Duration("for", 8*time.Second, "run seeds for `so long`, if -seeds is not given")
 	seeds   = flag.Uint64("seeds", 0, "run `so many` seeds, from -first")
 	first   = flag.Uint64("first", 0, "the first seed; 0: one by the time of day")
+
+	membership = flag.Bool("membership", false, "in three of four seeds processes come and go")
+	exact      = flag.Bool("exact", false, "where processes only join and leave, report writes that fail, and values without a source that get lost")
 )
 
 // TestRandomHistories makes clusters work, a seed each, and checks what came of it. To see a failure again:
 //
 //	go test ./checker -run RandomHistories -first SEED -seeds 1
+//
+// with the other flags it was found with.
 func TestRandomHistories(t *testing.T) {
 	next := *first
 	if next == 0 {
@@ -32,9 +37,10 @@ func TestRandomHistories(t *testing.T) {
 	}
 	end := time.Now().Add(*lasting)
 	var (
-		mu                   sync.Mutex // guards next
-		runs, calls, unknown atomic.Int64
-		workers              sync.WaitGroup
+		mu      sync.Mutex // guards what follows
+		runs    = make(map[peers]int)
+		all     result
+		workers sync.WaitGroup
 	)
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
@@ -47,18 +53,33 @@ func TestRandomHistories(t *testing.T) {
 					return
 				}
 				r := runSeed(t, seed)
-				bad, n, undecided := r.check()
-				for _, b := range bad[:min(len(bad), 3)] {
-					t.Errorf("seed %d: %s", seed, b)
+				res := r.check()
+				for _, b := range res.bad[:min(len(res.bad), 3)] {
+					t.Errorf("seed %d (%v): %s", seed, r.peers, b)
 				}
-				runs.Add(1)
-				calls.Add(int64(n))
-				unknown.Add(int64(undecided))
+				if len(res.bad) > 0 {
+					t.Errorf("seed %d: %d violations; again: go test ./checker -run RandomHistories -first %d -seeds 1 -membership=%v -exact=%v",
+						seed, len(res.bad), seed, *membership, *exact)
+				}
+				mu.Lock()
+				runs[r.peers]++
+				all.bad = append(all.bad, res.bad...)
+				all.calls += res.calls
+				all.undecided += res.undecided
+				all.refused += res.refused
+				all.missing += res.missing
+				mu.Unlock()
 			}
 		})
 	}
 	workers.Wait()
-	fmt.Printf("%d seeds, %d calls, %d orders of a key not decided\n", runs.Load(), calls.Load(), unknown.Load())
+	for _, p := range slices.Sorted(maps.Keys(runs)) {
+		fmt.Printf("%d seeds in which %v\n", runs[p], p)
+	}
+	fmt.Printf("%d calls, %d violations, %d orders of a key not decided\n", all.calls, len(all.bad), all.undecided)
+	if *membership {
+		fmt.Printf("where processes only joined and left, %d writes failed; %d gets missed a value without a source\n", all.refused, all.missing)
+	}
 }
 
 const s = time.Second
@@ -99,8 +120,8 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 			faults: []interval{{13 * s, 14 * s}},
 		}, 1},
 	} {
-		if bad := test.h.stale(); len(bad) != test.stale {
-			t.Errorf("%s: %q", name, bad)
+		if bad, _ := test.h.stale(); len(bad) != test.stale {
+			t.Errorf("%s: %v", name, bad)
 		}
 	}
 
@@ -132,16 +153,16 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 		h := history{calls: slices.Clone(test.calls)}
 		bad, unknown := h.unordered(10 * time.Second)
 		if (len(bad) > 0) != test.unordered || unknown > 0 {
-			t.Errorf("%s: %q", name, bad)
+			t.Errorf("%s: %v", name, bad)
 		}
 	}
 
 	h := history{calls: append(adds(1, 2), call{kind: get, key: "k", value: 1, start: 3 * s, end: 4 * s})}
-	if len(h.lost()) != 1 {
+	if bad, _ := h.lost(); len(bad) != 1 {
 		t.Error("an add that was lost was not noticed")
 	}
 	h = history{calls: []call{{kind: get, key: "k", value: 1, final: true}, {kind: get, key: "k", value: 2, final: true}}}
-	if len(h.split()) != 1 {
+	if len(h.differ()) != 1 {
 		t.Error("that two caches differ was not noticed")
 	}
 }
