@@ -473,7 +473,7 @@ func (r *run) get(id int, p *process, h *history, g *shoal.Group[int], key strin
 	r.note(p, h, c)
 }
 
-// getMany asks for all keys at once, without telling where each comes from.
+// getMany asks for all keys at once, which does not tell where each comes from.
 func (r *run) getMany(id int, p *process) {
 	ctx, cancel := context.WithTimeout(p.ctx, r.patience)
 	defer cancel()
@@ -481,7 +481,7 @@ func (r *run) getMany(id int, p *process) {
 	for n := range keys {
 		keys[n] = key(n)
 	}
-	c := call{kind: get, client: id, start: r.now(), limit: r.patience, source: "getter"}
+	c := call{kind: get, client: id, start: r.now(), limit: r.patience, source: "many"}
 	values, err := p.loaded.GetMany(ctx, keys)
 	c.end = r.now()
 	for c.key, c.value = range values {
@@ -597,7 +597,8 @@ func (r *run) breakOne(rng *rand.Rand, wait func(time.Duration) bool) bool {
 
 // A result is what has come of a run.
 type result struct {
-	bad       []string
+	bad       []string // the first of each key
+	more      int      // of the same keys
 	calls     int
 	undecided int // keys whose orders are not known to be right or wrong
 	// What is not promised to the last, but where processes only join and leave there should be none.
@@ -621,8 +622,8 @@ func (r *run) check() (res result) {
 	lost, fewer := r.ofCounters.lost()
 	bad = slices.Concat(bad, stale, old, lost)
 	missing = append(missing, fewer...)
-	res.missing = len(missing)
 	if r.peers == move || r.peers == die && r.owners > 1 {
+		res.missing = len(missing)
 		var refused []violation
 		if r.peers == move {
 			for _, h := range all {
@@ -638,7 +639,14 @@ func (r *run) check() (res result) {
 		wrong, undecided := r.unordered()
 		bad, res.undecided = append(bad, wrong...), undecided
 	}
+	known := make(map[string]bool)
 	for _, v := range bad {
+		if what := fmt.Sprintf("%p %s", v.h, v.key); v.key != "" && known[what] { // one thing often shows in many gets
+			res.more++
+			continue
+		} else {
+			known[what] = true
+		}
 		res.bad = append(res.bad, v.text+"\n"+r.story(v))
 	}
 	return res

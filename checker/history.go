@@ -205,7 +205,7 @@ func (h *history) stale() (bad, missing []violation) {
 			})
 		}
 		before := g.start
-		if g.source == "getter" && (h.faulty(g) || h.outside[g.cache]) {
+		if (g.source == "getter" || g.source == "many") && (h.faulty(g) || h.outside[g.cache]) {
 			before -= standIn
 		}
 		for _, w := range writes[g.key] {

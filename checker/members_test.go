@@ -278,7 +278,7 @@ func (r *run) kill(i int) {
 
 // ends takes note that p serves nobody any more.
 func (r *run) ends(p *process, how string) {
-	r.log("cache %d %s", p.cache, how)
+	r.happened(event{text: fmt.Sprintf("cache %d %s", p.cache, how), cache: p.cache})
 	r.mu.Lock()
 	p.ended = r.now()
 	r.processes[p.cache] = nil

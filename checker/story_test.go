@@ -16,8 +16,8 @@ import (
 type event struct {
 	at    time.Duration
 	text  string
-	cache int   // -1: not one alone
-	list  []int // of whom the cache was told, or whom it sees; nil: the event is another
+	cache int   // -1: it is not about the membership of one
+	list  []int // of whom that one was told, or whom it sees; nil: neither
 }
 
 func (e event) String() string { return fmt.Sprintf("%v %s", at(e.at), e.text) }
@@ -84,6 +84,8 @@ func (r *run) story(v violation) string {
 		at   time.Duration
 		text string
 	}
+	// What has failed may take effect later, but seldom much.
+	const late = 15 * time.Second
 	from := v.from
 	var what, around []line
 	if v.h != nil && v.value != 0 { // begin where the value came from
@@ -103,14 +105,14 @@ func (r *run) story(v violation) string {
 	}
 	if v.h != nil {
 		for _, c := range v.h.calls {
-			same := c.key == v.key && c.value == v.value && c.err == nil
-			written := c.kind != get && (c.key == v.key || c.kind == purge)
-			if (same || written) && c.done() >= from && c.start <= v.to {
+			same := c.kind == get && c.key == v.key && c.value == v.value && c.err == nil && c.end >= v.from
+			written := c.kind != get && (c.key == v.key || c.kind == purge) && (c.end >= from || c.err != nil && c.end >= from-late)
+			if (same || written) && c.start <= v.to {
 				what = append(what, line{c.start, c.String()})
 			}
 		}
 	}
-	first := make(map[int]line) // the last list of each cache before
+	first := make(map[int]line) // what had become of each cache before
 	for _, e := range r.events {
 		if e.at > v.to {
 			break
@@ -120,7 +122,7 @@ func (r *run) story(v violation) string {
 		}
 		if e.at >= from {
 			around = append(around, line{e.at, e.String()})
-		} else if e.list != nil {
+		} else if e.cache >= 0 {
 			first[e.cache] = line{e.at, e.String()}
 		}
 	}
