@@ -126,6 +126,50 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 		}
 	}
 
+	sides := split{interval{5 * s, 60 * s}, 30 * s, []int{0, 0, 1}}
+	for name, test := range map[string]struct {
+		cache      int // that asks
+		start      time.Duration
+		written    time.Duration
+		value      int
+		stale, few int
+	}{
+		"the same side":               {1, 13 * s, 11 * s, 1, 1, 0},
+		"the other side":              {2, 13 * s, 11 * s, 1, 0, 0},
+		"written before":              {2, 13 * s, 2 * s, 1, 1, 0},
+		"healed, not all told":        {1, 40 * s, 11 * s, 1, 0, 0},
+		"healed, all told, own side":  {1, 70 * s, 11 * s, 1, 1, 0},
+		"healed, all told, other one": {2, 70 * s, 11 * s, 1, 1, 0},
+		"lost":                        {1, 70 * s, 11 * s, 0, 0, 1},
+	} {
+		h := &history{splits: []split{sides}, forgets: true, calls: []call{
+			{kind: set, key: "k", value: 1, start: s / 2, end: s},
+			{kind: set, key: "k", value: 2, start: test.written, end: test.written + s},
+			{kind: get, key: "k", cache: test.cache, value: test.value, start: test.start, end: test.start + s},
+		}}
+		if bad, few := h.stale(); len(bad) != test.stale || len(few) != test.few {
+			t.Errorf("%s: %v, %v", name, bad, few)
+		}
+	}
+
+	slow := &history{calls: []call{
+		{limit: 2 * s, end: 2 * s}, {limit: 2 * s, end: 2*s + slack + 1}, {limit: 30 * s, end: 30 * s},
+	}}
+	if bad := slow.late(30 * s); len(bad) != 2 {
+		t.Errorf("late: %v", bad)
+	}
+	failing := &history{calls: []call{
+		{kind: set, end: s, limit: 2 * s, err: err}, {kind: set, end: s, limit: s, err: err}, {kind: set, end: s, limit: 2 * s, err: err, leaving: true}, {kind: set},
+	}}
+	if bad := failing.refused(); len(bad) != 1 {
+		t.Errorf("refused: %v", bad)
+	}
+	gone := loaded(failed, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, final: true})
+	gone.calls[0].orphan = true
+	if bad, _ := gone.stale(); len(bad) != 0 {
+		t.Errorf("a write that nobody is there to tell of: %v", bad)
+	}
+
 	adds := func(sums ...int) (calls []call) {
 		for i, sum := range sums {
 			calls = append(calls, call{kind: add, key: "k", value: 1, sum: sum, start: time.Duration(i) * s, end: time.Duration(i)*s + 1})

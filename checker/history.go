@@ -108,13 +108,15 @@ type interval struct{ from, to time.Duration }
 // each other what they have missed.
 type split struct {
 	interval
-	side []int // by cache
+	healed time.Duration // when they began to
+	side   []int         // by cache
 }
 
-// apart reports whether w was made on another side than g, and g before it had to be known there.
+// apart reports whether w was made during a split, on another side than g, or g came before all had been told.
 func (h *history) apart(g, w call) bool {
 	return slices.ContainsFunc(h.splits, func(s split) bool {
-		return s.side[g.cache] != s.side[w.cache] && s.from <= w.done() && w.start <= s.to && s.from <= g.end && g.start <= s.to
+		meanwhile := s.from <= w.done() && w.start <= s.to && s.from <= g.end && g.start <= s.to
+		return meanwhile && (s.side[g.cache] != s.side[w.cache] || s.healed <= g.end)
 	})
 }
 

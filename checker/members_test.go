@@ -190,14 +190,15 @@ func (r *run) split(rng *rand.Rand, wait func(time.Duration) bool, over <-chan s
 	wait(time.Duration(rng.Int64N(int64(20 * time.Second))))
 	r.members.telling.Wait()
 	r.log("caches %v and %v hear of each other", caches[0], caches[1])
+	healed := r.now()
 	r.cluster.Heal()
 	r.delay(rng)
 	r.cut(nil)
 	r.spread(rng, over, everybody(r.size)...)
 	r.members.telling.Wait()
-	const repair = 30 * time.Second
+	const repair = 30 * time.Second // greetings and hints are tried again every ten seconds at the latest
 	r.mu.Lock()
-	r.splits = append(r.splits, split{interval{from, r.now() + repair}, sides})
+	r.splits = append(r.splits, split{interval{from, r.now() + repair}, healed, sides})
 	r.mu.Unlock()
 	return wait(repair)
 }
