@@ -101,7 +101,7 @@ func (r *run) do(t *testing.T) {
 	if r.peers != stay {
 		r.size++
 	}
-	r.owners, r.patience = 1, 2*time.Minute
+	r.patience = 2 * time.Minute
 	if r.peers == move || r.peers == die {
 		r.patience = 30 * time.Second // nothing is lost, so there is little to wait for
 	}
@@ -117,7 +117,10 @@ func (r *run) do(t *testing.T) {
 		r.ofLoaded.faded[key(n)] = make(map[int]time.Duration)
 		r.change(rng, key(n))
 	}
-	r.options = drawOptions(rng, r.owners)
+	r.options, r.owners = drawOptions(rng), 1
+	if r.peers != stay {
+		r.owners = r.options.keepAt(1 + rng.IntN(2))
+	}
 	r.processes = make([]*process, r.size)
 	for i := range r.size {
 		r.started(i, r.cluster.Cache(i))
@@ -177,10 +180,9 @@ func (r *run) do(t *testing.T) {
 	}
 }
 
-func drawOptions(rng *rand.Rand, owners int) (o options) {
+func drawOptions(rng *rand.Rand) (o options) {
 	o.slowest = time.Duration(rng.Int64N(int64(time.Second)))
 	lease := time.Duration(rng.Int64N(int64(4*time.Second))) + time.Second
-	// As soon as there is such an option: Owners: owners.
 	o.held = shoal.GroupOptions[int]{HotRate: 0.3, HotLease: lease}
 	o.loaded = o.held
 	if rng.IntN(2) == 0 {
@@ -194,6 +196,11 @@ func drawOptions(rng *rand.Rand, owners int) (o options) {
 	}
 	o.batches = rng.IntN(2) == 0
 	return o
+}
+
+// keepAt has each key be kept by so many processes, and returns how many that are.
+func (o *options) keepAt(owners int) int {
+	return 1 // as long as there is no GroupOptions.Owners to be set, in o.loaded and o.held
 }
 
 // started makes the groups of the process that has been started as cache i.
