@@ -81,6 +81,7 @@ type process struct {
 type options struct {
 	loaded  shoal.GroupOptions[int]
 	held    shoal.GroupOptions[int]
+	keys    int           // of those without a source
 	batches bool          // the source is asked for many keys at once
 	slowest time.Duration // load
 }
@@ -91,6 +92,14 @@ const (
 	keysFresh  = 10 // asked for once, in the end
 	lasts      = 150 * time.Second
 )
+
+// names are the keys of the group that has a source.
+var names = func() (all []string) {
+	for n := range keysLoaded {
+		all = append(all, key(n))
+	}
+	return all
+}()
 
 func key(n int) string { return fmt.Sprint("key ", n) }
 
@@ -120,6 +129,9 @@ func (r *run) do(t *testing.T) {
 	r.options, r.owners = drawOptions(rng), 1
 	if r.peers != stay {
 		r.owners = r.options.keepAt(1 + rng.IntN(2))
+	}
+	if (r.peers == die || r.peers == part) && rng.IntN(3) == 0 {
+		r.options.crowd()
 	}
 	r.processes = make([]*process, r.size)
 	for i := range r.size {
@@ -194,8 +206,14 @@ func drawOptions(rng *rand.Rand) (o options) {
 	if rng.IntN(2) == 0 {
 		o.loaded.NotFoundTTL, o.loaded.ErrorTTL = 10*time.Second, time.Second
 	}
-	o.batches = rng.IntN(2) == 0
+	o.batches, o.keys = rng.IntN(2) == 0, keysHeld
 	return o
+}
+
+// crowd leaves little memory for more keys, so that tables beside the values become full.
+func (o *options) crowd() {
+	o.keys = 200
+	o.loaded.MaxBytes, o.held.MaxBytes = 32<<10, 32<<10
 }
 
 // keepAt has each key be kept by so many processes, and returns how many that are.
@@ -394,6 +412,8 @@ func (r *run) call(rng *rand.Rand, id int, p *process, limit time.Duration) {
 	n, keys := rng.IntN(1000), keysHeld
 	if n < 445 {
 		keys = keysLoaded
+	} else if rng.IntN(2) == 0 {
+		keys = r.options.keys
 	}
 	key := key(rng.IntN(keys))
 	c := call{client: id, key: key, limit: limit}
@@ -418,10 +438,15 @@ func (r *run) call(rng *rand.Rand, id int, p *process, limit time.Duration) {
 		r.note(p, &r.ofLoaded, c)
 	case n < 440:
 		c.kind, c.start = remove, r.now()
-		r.change(rng, key)
-		c.err = p.loaded.Remove(ctx, key)
+		some := names[rng.IntN(keysLoaded):]
+		for _, key := range some {
+			r.change(rng, key)
+		}
+		c.err = p.loaded.Remove(ctx, some...)
 		c.end = r.now()
-		r.note(p, &r.ofLoaded, c)
+		for _, c.key = range some {
+			r.note(p, &r.ofLoaded, c)
+		}
 	case n < 445:
 		c.kind, c.key, c.start = purge, "", r.now()
 		for n := range keysLoaded {
@@ -484,12 +509,8 @@ func (r *run) get(id int, p *process, h *history, g *shoal.Group[int], key strin
 func (r *run) getMany(id int, p *process) {
 	ctx, cancel := context.WithTimeout(p.ctx, r.patience)
 	defer cancel()
-	keys := make([]string, keysLoaded)
-	for n := range keys {
-		keys[n] = key(n)
-	}
 	c := call{kind: get, client: id, start: r.now(), limit: r.patience, source: "many"}
-	values, err := p.loaded.GetMany(ctx, keys)
+	values, err := p.loaded.GetMany(ctx, names)
 	c.end = r.now()
 	for c.key, c.value = range values {
 		r.note(p, &r.ofLoaded, c)

@@ -148,8 +148,14 @@ func (r *run) leave(rng *rand.Rand, over <-chan struct{}, i int) {
 	}
 }
 
-// die kills cache i. Either another follows soon, or the others are told.
+// die kills cache i, perhaps with its host, so that nobody hears of it. Either another follows soon, or the others are told.
 func (r *run) die(rng *rand.Rand, wait func(time.Duration) bool, over <-chan struct{}, i int) {
+	if rng.IntN(3) == 0 {
+		r.ends(r.processes[i], "falls silent")
+		r.lose(i, 1)
+		wait(time.Duration(rng.Int64N(int64(5 * time.Second))))
+		r.lose(i, 0)
+	}
 	r.kill(i)
 	if rng.IntN(2) == 0 {
 		wait(time.Duration(rng.ExpFloat64() * float64(2*time.Second)))
@@ -161,6 +167,14 @@ func (r *run) die(rng *rand.Rand, wait func(time.Duration) bool, over <-chan str
 	if r.owners > 1 { // one failure at a time
 		r.members.telling.Wait()
 		wait(30 * time.Second)
+	}
+}
+
+// lose loses a share of all that goes to cache i or comes from there.
+func (r *run) lose(i int, share float64) {
+	for k := range r.size {
+		r.cluster.Loss(i, k, share)
+		r.cluster.Loss(k, i, share)
 	}
 }
 
