@@ -156,7 +156,10 @@ func (c *Cluster) Restart(i int) *shoal.Cache {
 	c.processes[i] = p
 	list := c.lists[i]
 	c.mu.Unlock()
-	p.tell <- news{list, make(chan struct{})}
+	select {
+	case p.tell <- news{list, make(chan struct{})}:
+	case <-p.gone:
+	}
 	return p.cache
 }
 

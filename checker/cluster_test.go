@@ -660,7 +660,7 @@ func (r *run) check() (res result) {
 		}
 		res.refused = len(refused)
 		if *exact {
-			bad = slices.Concat(bad, missing, refused)
+			bad = slices.Concat(bad, refused, missing)
 		}
 	}
 	if r.peers == stay {

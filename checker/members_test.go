@@ -304,7 +304,10 @@ func (r *run) ends(p *process, how string) {
 
 // restart starts a process as cache i. Clients use it when it is ready.
 func (r *run) restart(i int) {
-	r.logList(i, "is started, and told", r.members.told[i])
+	r.mu.Lock()
+	told := r.members.told[i]
+	r.mu.Unlock()
+	r.logList(i, "is started, and told", told)
 	began := r.now()
 	p := r.started(i, r.cluster.Restart(i))
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience)

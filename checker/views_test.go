@@ -79,8 +79,14 @@ func disagree(t *testing.T, seed uint64, views int) {
 					key, began, what := key(rng.IntN(keys)), time.Now(), "Get"
 					var err error
 					switch n := rng.IntN(20); {
-					case n < 14:
+					case n < 13:
 						_, err = groups[i].Get(ctx, key)
+					case n < 14 && rng.IntN(4) > 0:
+						what = "Fresh"
+						_, err = groups[i].GetEntry(ctx, key, &shoal.GetOptions{Fresh: true})
+					case n < 14:
+						what = "Purge"
+						err = groups[i].Purge(ctx)
 					case n < 16:
 						what = "GetMany"
 						_, err = groups[i].GetMany(ctx, []string{key, "another", "a third"})
@@ -121,10 +127,7 @@ func disagree(t *testing.T, seed uint64, views int) {
 	close(over)
 	clients.Wait()
 
-	all := make([]int, size)
-	for i := range all {
-		all[i] = i
-	}
+	all := everybody(size)
 	for i := range size {
 		c.See(i, all...)
 	}
