@@ -176,6 +176,12 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 		t.Errorf("a write that nobody is there to tell of: %v", bad)
 	}
 
+	lent := loaded(write, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, source: "peer"})
+	lent.lends, lent.faults = true, []interval{{8 * s, 9 * s}}
+	if bad, _ := lent.stale(); len(bad) != 0 {
+		t.Errorf("lent by who stood in: %v", bad)
+	}
+
 	adds := func(sums ...int) (calls []call) {
 		for i, sum := range sums {
 			calls = append(calls, call{kind: add, key: "k", value: 1, sum: sum, start: time.Duration(i) * s, end: time.Duration(i)*s + 1})

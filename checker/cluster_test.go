@@ -58,7 +58,7 @@ const (
 	part              // that, and links have faults, in parts that may cease to list each other
 )
 
-var peersNames = [...]string{stay: "membership stands", move: "processes join and leave", die: "and are killed", part: "and are cut off"}
+var peersNames = [...]string{stay: "membership stands", move: "processes join and leave", die: "processes are killed, too", part: "links are cut, too"}
 
 func (p peers) String() string { return peersNames[p] }
 
@@ -638,7 +638,8 @@ func (r *run) check() (res result) {
 	all := []*history{&r.ofLoaded, &r.ofHeld, &r.ofCounters, &r.ofMixed}
 	bad := r.bad
 	for _, h := range all {
-		h.faults, h.splits, h.outside, h.forgets = r.faults, r.splits, r.members.outside, r.peers != stay
+		h.faults, h.splits, h.outside = r.faults, r.splits, r.members.outside
+		h.lends, h.forgets = r.peers != stay, r.peers != stay
 		for i := range h.calls {
 			h.calls[i].orphan = r.ended[h.calls[i].process]
 		}

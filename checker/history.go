@@ -98,6 +98,8 @@ type history struct {
 	splits []split
 	// outside are the caches that nobody lists: they are not told of writes.
 	outside map[int]bool
+	// lends says that who stands in for an owner that cannot be reached keeps a copy, and may lend it to others.
+	lends bool
 	// forgets says that values without a source may get lost.
 	forgets bool
 }
@@ -153,15 +155,17 @@ func (h *history) refused() (bad []violation) {
 	return bad
 }
 
-// standIn is how old a value may be that a process has loaded itself since it could not reach the owner.
+// standIn is how old a value may be that a process has loaded itself, or one in the owner's place, since it could not reach
+// that.
 const standIn = 5*time.Second + time.Second // a lease, and the longest load
 
 // stale returns the gets that returned something older than a write which had returned nil before they began.
 //
 // A value is older than a write if it had been replaced, in the source and by the end of its own write, before that write
 // began; what was going on at the same time may have happened in either order. A get that could not reach the owner, and
-// loaded the value itself, may be late by standIn. What was written on one side of a cut must be known on the other when
-// that has healed. Gets that found nothing though something had been set are missing, if values may get lost.
+// loaded the value itself, may be late by standIn, as may one at a process that nobody tells of writes. What was written on
+// one side of a cut must be known on the other when that has healed. Gets that found nothing though something had been set
+// are missing, if values may get lost.
 func (h *history) stale() (bad, missing []violation) {
 	gone := make(map[string]map[int]time.Duration) // when each value was written or in the source for the last time
 	note := func(key string, value int, at time.Duration) {
@@ -207,7 +211,8 @@ func (h *history) stale() (bad, missing []violation) {
 			})
 		}
 		before := g.start
-		if (g.source == "getter" || g.source == "many") && (h.faulty(g) || h.outside[g.cache]) {
+		loaded := g.source == "getter" || g.source == "many"
+		if loaded && (g.leaving || h.outside[g.cache] || h.faulty(g, time.Second)) || h.lends && h.faulty(g, standIn) {
 			before -= standIn
 		}
 		for _, w := range writes[g.key] {
@@ -259,10 +264,9 @@ func (h *history) lastAbsent(g call, writes []call) (last time.Duration) {
 	return last
 }
 
-// faulty reports whether not all could reach each other while c was made, or so little earlier that a question sent then
-// may have failed.
-func (h *history) faulty(c call) bool {
-	return slices.ContainsFunc(h.faults, func(f interval) bool { return f.from <= c.end && f.to+time.Second >= c.start })
+// faulty reports whether not all could reach each other while c was made, or that much earlier.
+func (h *history) faulty(c call, after time.Duration) bool {
+	return slices.ContainsFunc(h.faults, func(f interval) bool { return f.from <= c.end && f.to+after >= c.start })
 }
 
 // differ returns, for each key, the caches' values at the end, if they are not all the same: unless an old one may have
