@@ -129,7 +129,7 @@ func (a *answering) found(q *question, result found, err error) {
 	switch {
 	case isOther:
 		a.refuseWith(http.StatusMisdirectedRequest, other.message())
-	case err == ErrNotCached && q.cachedOnly:
+	case err == ErrNotCached && (q.cachedOnly || q.standIn):
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}})
 	case errors.Is(err, ErrNotFound):
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: a.notFound(result)}})
@@ -335,6 +335,9 @@ func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
 		if done.all && answer.Peers == nil {
 			for _, p := range done.known {
 				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
+			}
+			for _, p := range done.past {
+				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr), Past: true})
 			}
 		}
 		answer.Results[i] = r

@@ -74,6 +74,7 @@ type Options struct {
 	MaxValueBytes int64        // largest value; if zero, 64 MiB
 	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB; at least 64 KiB more than that
 	MaxRequests   int          // requests of peers answered at once; if zero, 10,000
+	ZoneReads     bool         // ask a replica in this process's Zone first
 	Logger        *slog.Logger // for what has no caller to return to; if nil, slog.Default()
 }
 

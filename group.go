@@ -444,7 +444,7 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
 	}
-	if g.fallsBack(err) && !q.cachedOnly {
+	if p, ok := errors.AsType[*PeerError](err); ok && p.Op == "get" && (g.getter != nil || g.owners > 1) && !q.cachedOnly {
 		return g.askNext(ctx, flight, key, q, err)
 	}
 	return f, err

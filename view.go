@@ -129,8 +129,12 @@ func (p *peers) swap(members []*peer, alone bool) {
 		member := &peer{Peer: m.Peer, incarnation: m.incarnation, counts: new(peerCounts)}
 		if j, known := old.find(m.ID); known {
 			member.counts = old.members[j].counts
-			if same := old.members[j]; same.Addr == m.Addr {
+			same := old.members[j]
+			if same.Addr == m.Addr {
 				member.line = same.line
+			}
+			if same.incarnation != m.incarnation || same.Addr != m.Addr {
+				member.counts.breaker.reset() // it has just answered
 			}
 		}
 		if member.line == nil && i != v.self {
