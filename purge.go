@@ -89,7 +89,7 @@ func (g *group) goOn() {
 func (g *group) purge(ctx context.Context) error {
 	g.counts.purges.Add(1)
 	g.goOn()
-	if len(g.cache.peers.others())+len(g.cache.peers.past(g.cache.clock.now())) == 0 {
+	if must, may := g.cache.peers.everybody(); len(must)+len(may) == 0 {
 		return nil
 	}
 	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), g.purgeAll, func() {})
@@ -111,7 +111,7 @@ func (g *group) purgeAll(ctx context.Context) error {
 			errs   []error
 			wg     sync.WaitGroup
 		)
-		members, past := g.cache.peers.others(), g.cache.peers.past(g.cache.clock.now())
+		members, past := g.cache.peers.everybody()
 		for i, p := range slices.Concat(members, past) {
 			wg.Go(func() {
 				ahead, err := g.cache.purge(ctx, p, g)

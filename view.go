@@ -219,28 +219,37 @@ func (p *peers) others() []*peer {
 	return others
 }
 
-// past returns those who may own keys by their own views, and are not in this process's: members of former views, and
-// strangers.
+// everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who
+// may be told, as the rest of past.
+func (p *peers) everybody() (must, may []*peer) {
+	must = p.others()
+	for _, m := range p.past(p.clock.now()) {
+		if p.known.isStranger(m) && !m.counts.breaker.open.Load() {
+			must = append(must, m)
+		} else {
+			may = append(may, m)
+		}
+	}
+	return must, may
+}
+
+// past returns those who may own keys by their own views, and are not in this process's: strangers, and members of former
+// views.
 func (p *peers) past(now time.Duration) []*peer {
 	v := p.view.Load()
-	var past []*peer
-	named := make(map[uint64]bool)
-	add := func(m *peer) {
-		if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation || m.incarnation == p.incarnation || named[m.incarnation] {
-			return
-		}
-		named[m.incarnation] = true
-		past = append(past, m)
-	}
+	past := p.known.strangers(now)
 	for i := range v.former {
-		if f := &v.former[i]; f.isOpen(now, p.window) {
-			for _, m := range f.members {
-				add(m)
+		f := &v.former[i]
+		if !f.isOpen(now, p.window) {
+			continue
+		}
+		for _, m := range f.members {
+			j, ok := v.find(m.ID)
+			isThere := ok && v.members[j].Addr == m.Addr || m.incarnation == p.incarnation
+			if !isThere && !slices.ContainsFunc(past, func(s *peer) bool { return s.ID == m.ID && s.Addr == m.Addr }) {
+				past = append(past, m)
 			}
 		}
-	}
-	for _, m := range p.known.strangers(now) {
-		add(m)
 	}
 	return past
 }

@@ -37,8 +37,8 @@ type accepted struct {
 	sum      int64    // of an add
 	holders  []holder // who may hold an older value
 	all      bool     // everybody may
-	known    []*peer  // … whom the owner knows: members of its view,
-	past     []*peer  // and who is in none that it knows, but may own keys by its own
+	known    []*peer  // … whom the owner knows,
+	past     []*peer  // and who need not be there any more
 	replicas []*peer  // who else keeps the key
 	now      entry    // … and what they must have of it,
 	gone     bool     // or that it is not there
@@ -277,8 +277,8 @@ type duty struct {
 	until time.Duration // a mere holder's lease
 }
 
-// round is whom to tell what next: by peer's ID, by index of the change.
-type round map[string]*told
+// round is whom to tell what next: by peer's ID and address, by index of the change.
+type round map[[2]string]*told
 
 type told struct {
 	*peer
@@ -299,10 +299,11 @@ func (t *told) patience(ctx context.Context, now time.Duration) (context.Context
 }
 
 func (r round) add(p *peer, i int, d duty) {
-	t := r[p.ID]
+	at := [2]string{p.ID, p.Addr}
+	t := r[at]
 	if t == nil {
 		t = &told{p, make(map[int]duty)}
-		r[p.ID] = t
+		r[at] = t
 	}
 	old := t.keys[i]
 	t.keys[i] = duty{old.must || d.must, max(old.until, d.until)}
@@ -312,7 +313,8 @@ func (r round) add(p *peer, i int, d duty) {
 // its own leave, and they are told too, again if they were told before.
 func (w *writing) tell(ctx context.Context) {
 	c := w.g.cache
-	self, everybody, past := c.peers.self.ID, c.peers.others(), c.peers.past(c.clock.now())
+	self := c.peers.self.ID
+	everybody, past := c.peers.everybody()
 	next := make(round)
 	for i, d := range w.done {
 		for _, h := range d.holders {
@@ -479,7 +481,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 	g.noteWritten(c.key, e.version, false)
 	w := accepted{version: e.version, sum: sum, replicas: g.replicas(v, c.key), now: e, gone: c.ttl < 0, holders: g.leases.of(c.key, g.cache.clock.now())}
 	if w.all = g.cache.peers.tellAll(c.key); w.all {
-		w.known, w.past = g.cache.peers.others(), g.cache.peers.past(g.cache.clock.now())
+		w.known, w.past = g.cache.peers.everybody()
 	}
 	return w
 }
