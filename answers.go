@@ -43,7 +43,7 @@ func (g *group) answerNow(key string, q question) (f found, lease time.Duration,
 	if f, err, ok := g.notMine(key, q); ok {
 		return f, 0, err, true
 	}
-	if q.cachedOnly {
+	if q.cachedOnly && !q.standIn {
 		return found{}, 0, ErrNotCached, true
 	}
 	return found{}, lease, nil, false
@@ -51,6 +51,9 @@ func (g *group) answerNow(key string, q question) (f found, lease time.Duration,
 
 // answerLater loads key for a peer. It never asks another process.
 func (g *group) answerLater(ctx context.Context, key string, q question, lease time.Duration) (found, error) {
+	if q.cachedOnly { // of a stand-in
+		return g.peekFor(ctx, key)
+	}
 	f, err := g.load(ctx, key, q.want)
 	f.lease = g.leaseOf(f, lease) // none if it was written to meanwhile, for then it is not kept
 	return f, err

@@ -76,6 +76,21 @@ func (g *group) servesFor(key string) bool {
 	return mine || g.cache.opts.ZoneReads && owner != nil && owner.Zone != g.cache.opts.Zone && v.keeps(key, g.owners)
 }
 
+// replicaNear returns a replica of key in this process's zone, if that is to be asked first.
+func (g *group) replicaNear(owner *peer, key string, q question) *peer {
+	zone := g.cache.opts.Zone
+	if !g.cache.opts.ZoneReads || g.owners == 1 || owner.Zone == zone || q.want != (want{}) {
+		return nil
+	}
+	v := g.cache.peers.view.Load()
+	for _, i := range v.keepers(key, g.owners)[1:] {
+		if m := v.members[i]; i != v.self && m.Zone == zone && !m.counts.breaker.open.Load() {
+			return m
+		}
+	}
+	return nil
+}
+
 // keptBy reports whether the member of index i is among those who keep key.
 func (g *group) keptBy(v *view, key string, i int) bool {
 	if g.owners == 1 {

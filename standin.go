@@ -73,7 +73,7 @@ func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
 				return found{entry: e}, nil, true
 			}
 		}
-		if g.getter == nil || q.cachedOnly {
+		if g.getter == nil {
 			return found{}, ErrNotCached, true
 		}
 		if _, next := v.next(key); next {
