@@ -45,8 +45,9 @@ type Cache struct {
 
 	mu     sync.RWMutex // guards what follows
 	groups map[string]*group
-	writes int           // under way
-	idle   chan struct{} // closed when there are none, if somebody waits for that
+	late   []chan struct{} // closed when what has come to groups that were made late has been taken over
+	writes int             // under way
+	idle   chan struct{}   // closed when there are none, if somebody waits for that
 
 	conversations map[*conversation]chan struct{} // closed when it has ended
 }
@@ -163,22 +164,36 @@ func (opts *Options) withDefaults() (o Options, err error) {
 }
 
 // Ready waits until discovery has answered, if only that nobody is there, every peer it named has been greeted or
-// found unreachable, and what must be fetched from former owners has been: all, where there is a group without a getter. Peers
-// that were not reached are asked again in the background, so a Cache may be Ready and see
-// nobody: look at Peers where a number is expected. Before it is Ready, Get takes this process for the owner of what no
+// found unreachable, and what must be fetched from former owners has been: all, where there is a group without a getter, or
+// with several Owners. Peers that were not reached are asked again in the background, so a Cache may be Ready and see nobody: look at Peers where a number is expected. Before it is Ready, Get takes this process for the owner of what no
 // known peer owns. Ready fails when ctx ends first, after Shutdown, and when discovery has listed something that is not
 // an address, in which case the others are peers all the same.
 func (c *Cache) Ready(ctx context.Context) error {
-	return c.peers.ready(ctx, func() bool {
-		return slices.ContainsFunc(c.allGroups(), func(g *group) bool { return g.getter == nil })
-	})
+	mustTakeOver := func() bool {
+		return slices.ContainsFunc(c.allGroups(), func(g *group) bool { return g.getter == nil || g.owners > 1 })
+	}
+	if err := c.peers.ready(ctx, mustTakeOver); err != nil || !mustTakeOver() {
+		return err
+	}
+	c.mu.RLock()
+	late := c.late
+	c.mu.RUnlock()
+	for _, over := range late {
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return fmt.Errorf("shoal: not all has been taken over yet: %w", ctx.Err())
+		}
+	}
+	return nil
 }
 
-// Shutdown stops looking for peers and answering them, and waits for writes that are under way; what peers could not be
-// told of writes, they are told no more. Groups go on working, as in a process that owns nothing: with nothing in memory,
-// asking peers, and loading what these do not answer. If ctx ends before
-// Discovery has returned, Shutdown fails and values stay where they are. Call it before the Shutdown of the http.Server
-// that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and waits for
+// Shutdown leaves the peers: it tells them so, lets those to whom its keys go pull what it holds of them, the most useful
+// first, until they have all of it or have not asked for a while, waits for writes that are under way, and stops answering.
+// If ctx ends first, it stops there and returns the context's error; what peers could not be told of writes, they are told no
+// more. Groups go on working, as in a process that owns nothing: with nothing in memory, asking peers, and loading what these
+// do not answer. If ctx ends before Discovery has returned, Shutdown fails and values stay where they are. Call it before the
+// Shutdown of the http.Server that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and waits for
 // streams over HTTP/2 as for any request.
 func (c *Cache) Shutdown(ctx context.Context) error {
 	if c.left.Swap(true) {
@@ -313,7 +328,7 @@ func (c *Cache) Peers() []Peer {
 
 // Stats returns a snapshot of the numbers of c, its groups and its peers.
 func (c *Cache) Stats() Stats {
-	s := Stats{Requests: c.requests.Load(), Refused: c.refused.stats()}
+	s := Stats{Requests: c.requests.Load(), Refused: c.refused.stats(), Repairing: c.peers.repairing.Load() > 0}
 	for _, g := range c.allGroups() {
 		s.Groups = append(s.Groups, g.stats())
 	}
@@ -341,6 +356,9 @@ func (c *Cache) register(g *group) bool {
 		return false
 	}
 	c.groups[g.name] = g
+	if over := c.pullNew(g); over != nil {
+		c.late = append(c.late, over)
+	}
 	return true
 }
 

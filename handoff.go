@@ -253,17 +253,43 @@ func (a *answering) pull(p *shoalpb.Pull) {
 // bytesPerItem is about what an entry takes in a message beside its key and value.
 const bytesPerItem = 48
 
-// pulls gets what this process owns now from those who have had it, in the background.
-func (c *Cache) pulls(ctx context.Context, from []*peer) {
+// pulls gets what this process keeps now from those who have had it, in the background.
+func (c *Cache) pulls(ctx context.Context, t *takeover) {
 	for _, g := range c.allGroups() {
-		for _, p := range from {
-			if err := c.pullAll(ctx, p, g); ctx.Err() != nil {
-				return
-			} else if err != nil && !isNoGroup(err) {
-				c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", p.ID, "group", g.name, "error", err)
-			}
+		c.pullGroup(ctx, t, g)
+	}
+}
+
+func (c *Cache) pullGroup(ctx context.Context, t *takeover, g *group) {
+	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
+	defer cancel()
+	from := t.owners
+	if g.owners > 1 {
+		from = t.everyone
+	}
+	for _, p := range from {
+		if err := c.pullAll(ctx, p, g); ctx.Err() != nil {
+			return
+		} else if err != nil && !isNoGroup(err) {
+			c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", p.ID, "group", g.name, "error", err)
 		}
 	}
+}
+
+// pullNew is pulls for a group that was made after them. It returns a channel that is closed when that is over, or nil.
+func (c *Cache) pullNew(g *group) chan struct{} {
+	t := c.peers.takeover.Load()
+	if t == nil || t.until <= c.clock.now() {
+		return nil
+	}
+	over := make(chan struct{})
+	c.peers.repairing.Add(1)
+	go func() {
+		defer close(over)
+		defer c.peers.repairing.Add(-1)
+		c.pullGroup(c.peers.life, t, g)
+	}()
+	return over
 }
 
 // pullAll gets from p what it has of g that this process owns.

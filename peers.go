@@ -62,7 +62,7 @@ type peers struct {
 	hello       func(ctx context.Context, addr string) (met, error)           // asks who is there
 	tellMissed  func(ctx context.Context, p *peer, since time.Duration) error // … of writes since then
 	goodbye     func(ctx context.Context, p *peer) error                      // tells it that this process leaves
-	pulls       func(ctx context.Context, from []*peer)
+	pulls       func(ctx context.Context, t *takeover)
 	swapped     func(old, new *view) // called after each change of view
 	lineTo      func(addr string) *line
 	timeout     time.Duration // PeerTimeout
@@ -73,6 +73,9 @@ type peers struct {
 	view    atomic.Pointer[view]
 	differs atomic.Int64 // when, on the clock, a peer was last seen to differ, but now agrees
 	known   acquaintances
+
+	takeover  atomic.Pointer[takeover] // the last
+	repairing atomic.Int64             // changes of view of which not all has been taken over
 	// differing is when somebody was first seen to differ since the last change of view; 0: nobody has been.
 	differing atomic.Int64
 

@@ -446,7 +446,6 @@ func (a *answering) replicate(r *shoalpb.Replicate) {
 		one := replica{key: string(e.Key), gone: e.Value == nil}
 		if e.Value != nil {
 			one.e = a.group.handed(e.Value, now)
-			one.e.value = NewByteView(slices.Clone(e.Value.Value))
 		}
 		one.e.version = e.Version
 		answer.Newer[i] = a.group.replicate(one, r.Fill)

@@ -13,6 +13,10 @@ type Stats struct {
 	Groups []GroupStats // by name
 	Peers  []PeerStats  // by ID, this process left out
 
+	// Repairing is a gauge: what has come to this process with the last changes of peers is being taken over. As long as it is
+	// true anywhere, the failure of another process may cost values that replicas would have kept.
+	Repairing bool
+
 	Requests int64 // messages of peers, groupcache's included
 	Refused  Refusals
 }
@@ -87,6 +91,7 @@ type GroupStats struct {
 type PeerStats struct {
 	Peer      Peer
 	Agrees    bool  // gauge: its last message came from the same view of who is there
+	Silent    bool  // gauge: it has not answered lately, and callers are kept from it until it does
 	Exchanges int64 // questions, writes and drops sent to it
 	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
@@ -209,6 +214,7 @@ func (p *peer) stats(digest uint64) PeerStats {
 	s := PeerStats{
 		Peer:      p.Peer,
 		Agrees:    p.counts.shown.Load() == digest,
+		Silent:    p.counts.breaker.open.Load(),
 		Exchanges: p.counts.exchanges.Load(),
 		Failures:  p.counts.failures.Load(),
 		Wire:      wayNames[p.line.way.Load()],

@@ -3,7 +3,6 @@ package shoal
 // view.go: who owns a key, as far as this process knows.
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -169,6 +168,8 @@ func (p *peers) swap(members []*peer, alone bool) {
 		}
 	}
 	p.running.Go(func() {
+		p.repairing.Add(1)
+		defer p.repairing.Add(-1)
 		p.callRoll(p.life, old, v, last.after)
 		p.takeOver(old, v)
 		close(last.after.taken)
@@ -180,31 +181,41 @@ func (p *peers) swap(members []*peer, alone bool) {
 	}
 }
 
+// A takeover is whom this process pulls from what has come to it with a change of view.
+type takeover struct {
+	owners   []*peer // who may have had keys that it owns now
+	everyone []*peer // … or that it keeps as a replica
+	until    time.Duration
+}
+
 // takeOver pulls what has come to this process with v.
 func (p *peers) takeOver(old, v *view) {
 	if v.self < 0 || p.pulls == nil {
 		return
 	}
-	var from []*peer
+	t := &takeover{until: p.clock.now() + p.window}
 	for _, m := range old.members {
 		if _, ok := v.find(m.ID); !ok {
-			from = append(from, m) // all that it had has gone to others
+			t.owners = append(t.owners, m) // all that it had has gone to others
 		}
 	}
-	was := -1
-	if i, ok := old.find(p.self.ID); ok {
-		was = i
-	}
+	gone := len(t.owners)
+	was, member := old.find(p.self.ID)
 	for i, m := range v.members {
-		if j, ok := old.find(m.ID); i != v.self && (was < 0 || ok && old.members[j].Weight > m.Weight || old.members[was].Weight < v.members[v.self].Weight) {
-			from = append(from, m)
+		j, ok := old.find(m.ID)
+		switch {
+		case i == v.self:
+			continue
+		case !member || ok && old.members[j].Weight > m.Weight || old.members[was].Weight < v.members[v.self].Weight:
+			t.owners = append(t.owners, m)
 		}
+		t.everyone = append(t.everyone, m)
 	}
-	if len(from) > 0 {
-		ctx, cancel := context.WithTimeout(p.life, p.window)
-		defer cancel()
-		p.pulls(ctx, from)
+	if t.everyone = append(t.everyone, t.owners[:gone]...); len(t.owners) == 0 {
+		return
 	}
+	p.takeover.Store(t) // for groups that are yet to be made
+	p.pulls(p.life, t)
 }
 
 // others returns the members of the view but this process.
