@@ -36,8 +36,10 @@
 // process has started, or others have come or gone, all are told of writes of the keys that are new to it, since any of
 // them may hold what it loaded before; then each that does not answer is named in the error.
 //
-// All this holds while processes agree on who is there. What they may return while members come and go is still to be
-// bounded.
+// All this holds while processes come and go, and whatever each takes for the truth about who is there, as long as those that
+// live reach each other. Where links are cut and lists drop the other side, each side is on its own until the lists name it
+// again; then what was written meanwhile is told. While a process cannot reach the owner of a key, what it gets in its place
+// may be up to five seconds old.
 //
 // # Copies of hot keys
 //
@@ -56,16 +58,28 @@
 // [ErrNotFound] says that the key has no value, and crosses from process to process as itself. A [*PeerError] says which
 // process failed at what: with Op "load" its Getter returned an error, of which the text has come along, and has not
 // been tried again here. A process that cannot be reached, is too busy, or answers what is not Shoal's, such as a
-// proxy's 404, fails nobody: the key is then loaded here, once for all who ask here, and not kept. Only a group without
-// a Getter returns that as a [*PeerError], with Op "get". Stats().Peers tells of it in any case. A peer that is gone
-// keeps its keys until discovery takes it from the list: until then each Get of one of them is a load here, after
-// PeerTimeout if the peer is silent. [Group.GetMany] returns what it has, and a [KeyErrors] for the rest.
+// proxy's 404, fails nobody: see below. Only a group without a Getter returns that as a [*PeerError], with Op "get".
+// Stats().Peers tells of it in any case. [Group.GetMany] returns what it has, and a [KeyErrors] for the rest.
+//
+// # Processes come, go and fail
+//
+// When a key goes to another process, that one finds there what the former owner holds of it, before it loads it, and takes
+// over all the rest in the background; [Cache.Shutdown] waits for that. So a deploy, one process after the other, loads next
+// to nothing anew. Options.Warm says how long former owners are asked.
+//
+// A process that does not answer costs callers PeerTimeout once, or half of their time if that is less. From then on they are
+// kept from it until it answers again, and the next owner stands in for it: it loads what it is asked for, once for all, and
+// keeps it for five seconds at a time, until discovery takes the dead one from the list and it owns the key itself.
+// With GroupOptions.Owners several processes keep each key: then nothing is lost with one of them, and nothing loaded anew.
+// They are in different zones, if Options.Zone says so. Options.Hedge asks the next owner also where the owner is only slow.
 //
 // # Who owns a key
 //
-// A [Discovery] lists the addresses of all processes, this one among them. Each is asked who it is, and becomes a peer,
-// under its ID, when it has answered, until it is no longer listed; [Cache.Ready] waits for that. Owners are chosen by package consistenthash among
-// the peers that a process sees. Processes that see different peers choose differently for some keys: both answer, and
+// A [Discovery] lists the addresses of all processes, this one among them: [Static] a list of them, package discovery/dns the
+// hosts that a name stands for, and, in modules of their own, discovery/memberlist whoever takes part in its gossip and
+// discovery/etcd who has said so there. Each is asked who it is, and becomes a peer, under its ID, when it has answered, until
+// it is no longer listed, or says that it leaves; [Cache.Ready] waits for that. Owners are chosen by package consistenthash
+// among the peers that a process sees, in proportion to Options.Weight. Processes that see different peers choose differently for some keys: both answer, and
 // neither waits for the other, but such a key may be loaded twice. A process that is not on its own list owns nothing
 // and is the others' client; one without any list owns everything.
 //

@@ -18,7 +18,7 @@ var (
 	first   = flag.Uint64("first", 0, "the first seed; 0: one by the time of day")
 	times   = flag.Int("times", 1, "run each seed `so often`")
 
-	membership = flag.Bool("membership", false, "in three of four seeds processes come and go")
+	membership = flag.Bool("membership", true, "in three of four seeds processes come and go")
 	exact      = flag.Bool("exact", false, "where processes only join and leave, report writes that fail, and values without a source that get lost")
 )
 
