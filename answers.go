@@ -22,6 +22,7 @@ type question struct {
 	callers int64         // how many calls it answers there
 	over    time.Duration // … within this time, those that a copy has answered; 0: at once
 	lease   bool          // a copy would be kept
+	standIn bool          // the owner cannot be reached there, or a replica will do
 	have    uint64        // the version of the one that has been
 }
 
@@ -39,8 +40,8 @@ func (g *group) answerNow(key string, q question) (f found, lease time.Duration,
 		f.lease = g.leaseOf(f, lease)
 		return f, 0, f.err, true
 	}
-	if owner, mine := g.cache.peers.view.Load().owner(key); !mine {
-		return found{}, 0, &notOwner{owner}, true
+	if f, err, ok := g.notMine(key, q); ok {
+		return f, 0, err, true
 	}
 	if q.cachedOnly {
 		return found{}, 0, ErrNotCached, true
@@ -101,6 +102,7 @@ func (a *answering) fetch(f *shoalpb.Fetch) (rest func(context.Context, *answeri
 		over:    max(time.Duration(f.Over), 0),
 		lease:   f.Lease,
 		have:    f.Have,
+		standIn: f.StandIn,
 	}
 	result, lease, err, ok := a.group.answerNow(key, q)
 	if ok {
@@ -197,7 +199,7 @@ const (
 const mostNow = 1000
 
 // manyNow answers with those of the values that memory has, if the answer goes to a stream, and returns what is left to do.
-func (a *answering) manyNow(keys [][]byte) (rest func(context.Context, *answering)) {
+func (a *answering) manyNow(keys [][]byte, standIn bool) (rest func(context.Context, *answering)) {
 	var left []string
 	var indexes []uint32
 	now := a.in != nil && len(keys) <= mostNow
@@ -224,11 +226,11 @@ func (a *answering) manyNow(keys [][]byte) (rest func(context.Context, *answerin
 	if len(left) == 0 && len(keys) > 0 {
 		return nil
 	}
-	return func(ctx context.Context, a *answering) { a.fetchMany(ctx, left, indexes) }
+	return func(ctx context.Context, a *answering) { a.fetchMany(ctx, left, indexes, standIn) }
 }
 
 // fetchMany answers with the values of many keys, as they are found.
-func (a *answering) fetchMany(ctx context.Context, keys []string, indexes []uint32) {
+func (a *answering) fetchMany(ctx context.Context, keys []string, indexes []uint32, standIn bool) {
 	for _, key := range keys {
 		if err := a.c.checkKey(key); err != nil {
 			a.refuse(http.StatusRequestEntityTooLarge, shoalpb.Refused_TOO_LARGE, "%v", err)
@@ -245,7 +247,7 @@ func (a *answering) fetchMany(ctx context.Context, keys []string, indexes []uint
 		}
 		items, size, flushed = shoalpb.Items{}, 0, time.Now()
 	}
-	a.group.answerMany(ctx, keys, func() { // loading
+	a.group.answerMany(ctx, keys, standIn, func() { // loading
 		flush()
 		a.loading(a.group.loadTimeout)
 	}, func(i int, found found, err error) {
@@ -351,4 +353,29 @@ func (a *answering) drop(d *shoalpb.Drop) {
 		answer.Keys = append(answer.Keys, &shoalpb.Holders{Holders: a.c.holdersMessage(holders)})
 	}
 	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Dropped{Dropped: answer}})
+}
+
+// peek answers with what there is of a key, whoever owns it.
+func (a *answering) peek(p *shoalpb.Peek) {
+	key := string(p.Key)
+	v, now := a.c.peers.view.Load(), a.c.clock.now()
+	var lease time.Duration
+	if p.Hold && a.from != nil && v.owns(key) && a.group.leases.add(key, a.from, now, now+maxLease+maxLease/100+10*time.Millisecond) {
+		lease = maxLease
+	}
+	reply := &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{Held: lease > 0}}}
+	if e, ok := a.group.main.engine.peek(key); ok && e.err == nil {
+		f := found{entry: e, stale: e.isStale(now), kept: true, lease: lease}
+		if left := e.remaining(now); left > 0 {
+			f.lease = min(lease, left)
+		}
+		if a.isTooLong(&f) {
+			reply.Answer = &shoalpb.Reply_Apart{Apart: &shoalpb.Apart{}}
+		} else {
+			v := new(shoalpb.Value)
+			a.value(&f, v)
+			reply.Answer = &shoalpb.Reply_Value{Value: v}
+		}
+	}
+	a.send(200, reply)
 }

@@ -18,8 +18,10 @@ type call struct {
 	peer        *peer  // whom it asks; nil: whoever is there
 	group       *group // nil: none
 	longestLoad time.Duration
-	alone       bool // it needs a POST of its own
-	many        bool // it may have several answers
+	alone       bool          // it needs a POST of its own
+	many        bool          // it may have several answers
+	hasNext     bool          // another process can be asked instead
+	patience    time.Duration // how long it waits for a word: PeerTimeout, or less
 
 	req    shoalpb.Request
 	fetch  shoalpb.Fetch
@@ -58,6 +60,7 @@ func (c *Cache) newCall(l *line, p *peer, g *group, longestLoad time.Duration) *
 	}
 	k.in = k.few
 	k.cache, k.line, k.peer, k.group, k.longestLoad, k.sent = c, l, p, g, longestLoad, c.clock.now()
+	k.patience = c.opts.PeerTimeout
 	if g != nil {
 		k.req.Group, k.req.Generation = g.nameBytes, g.generation.message()
 	}
@@ -85,7 +88,7 @@ func (k *call) end() {
 	}
 	c := k.cache
 	k.line, k.peer, k.group, k.wire = nil, nil, nil, nil
-	k.alone, k.many, k.again, k.answered, k.left, k.worded, k.done = false, false, false, false, false, false, false
+	k.alone, k.many, k.hasNext, k.again, k.answered, k.left, k.worded, k.done = false, false, false, false, false, false, false, false
 	k.req.Op, k.req.Group, k.req.Generation, k.req.Sender, k.req.Within = nil, nil, nil, nil, 0
 	k.fetch.Key = nil
 	c.calls.Put(k)
@@ -113,20 +116,38 @@ func (k *call) blame(err error) error {
 // there for PeerTimeout; after word that something is being loaded, for as long as that may take, at most longestLoad, and
 // PeerTimeout. Refusals are errors.
 func (k *call) next(ctx context.Context) (*shoalpb.Reply, error) {
+	p := k.peer
+	if p != nil && k.wire == nil && p.counts.breaker.isOpen(k.sent) {
+		return nil, errSilent
+	}
 	reply, err := k.receive(ctx)
-	if k.peer != nil && err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
-		k.peer.counts.failed(err)
-		if !k.answered {
-			k.peer.counts.silent.Store(true)
+	if p != nil && err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
+		p.counts.failed(err)
+		if _, refused := errors.AsType[*refusedError](err); !refused {
+			p.counts.breaker.missed.Add(1)
+		}
+		if !k.answered && !errors.Is(err, errHurried) && err != errBusy {
+			member := k.cache.peers.isMember(p)
+			p.counts.breaker.failed(k.sent, k.cache.clock.now(), member)
+			if member {
+				k.cache.peers.noticed(sighting{id: p.ID}) // who greets it until it answers
+			}
 		}
 	}
 	return reply, err
 }
 
+// errHurried is why a question has no answer whose caller could not wait for it as long as PeerTimeout.
+var errHurried = errors.New("there is no more time for it")
+
 func (k *call) receive(ctx context.Context) (*shoalpb.Reply, error) {
 	if k.wire == nil {
 		if deadline, ok := ctx.Deadline(); ok {
-			k.req.Within = int64(max(time.Until(deadline), 1))
+			left := max(time.Until(deadline), 1)
+			k.req.Within = int64(left)
+			if k.hasNext { // half of the time is for the next owner
+				k.patience = min(k.patience, left/2)
+			}
 		}
 		if err := k.line.send(k); err != nil {
 			return nil, err
@@ -190,7 +211,7 @@ func (k *call) check(reply *shoalpb.Reply) error {
 	if r := reply.GetRefused(); r != nil {
 		return k.cache.refusal(r)
 	}
-	k.cache.isThere(k.peer)
+	k.cache.isThere(k.peer, true)
 	if k.group != nil {
 		k.group.meet(reply.GetGeneration())
 	}

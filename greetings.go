@@ -67,7 +67,7 @@ func (p *peers) callRoll(ctx context.Context, old, v *view, r *rollCall) {
 					greet(named.Addr, new(peerCounts))
 				}
 			} else if p.life.Err() == nil {
-				counts.silent.Store(true)
+				counts.breaker.failed(0, p.clock.now(), false)
 			}
 			select {
 			case p.greeted <- greeting{addr: addr, met: m.peer, err: err, roll: true}:

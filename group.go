@@ -231,6 +231,7 @@ type group struct {
 	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped
 	thawAt   time.Duration // when that is to be; 0: never
 
+	standing   standsIn
 	rates      rates  // how often peers ask for a key
 	leases     leases // who may hold a copy of one
 	generation generation
@@ -440,6 +441,9 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
 	}
+	if g.fallsBack(err) && !q.cachedOnly {
+		return g.askNext(ctx, flight, key, q, err)
+	}
 	return f, err
 }
 
@@ -450,12 +454,12 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 // the old.
 func (g *group) viewSwapped(old, new *view) {
 	g.fetches.ForgetAll()
-	g.copies.clear()
 	for _, key := range g.loads.Keys() {
-		if old.owns(key) != new.owns(key) {
+		if !old.owns(key) || !new.owns(key) {
 			g.loads.Forget(key)
 		}
 	}
+	g.copies.clear()
 	if !g.cache.peers.isWarming(old, g.cache.clock.now()) {
 		g.touched.clear()
 	}

@@ -88,12 +88,9 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 		return found{}, false
 	}
 	for _, before := range v.predecessors(former, f.Key(), g.getter == nil) {
-		if before.counts.silent.Load() {
-			continue
-		}
 		g.counts.peeks.Add(1)
-		e, ok := g.cache.peek(ctx, before, g, f.Key())
-		if !ok {
+		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
+		if err != nil || e.version == 0 {
 			continue
 		}
 		result := found{entry: e, fetched: true, stale: e.isStale(g.cache.clock.now())}
@@ -185,25 +182,8 @@ func (g *group) thawLate(old *view) {
 	}
 }
 
-// peek asks p for what it holds of key.
-func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string) (e entry, ok bool) {
-	sent := c.clock.now()
-	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Peek{Peek: &shoalpb.Peek{Key: []byte(key)}}}, 0, func(reply *shoalpb.Reply) error {
-		if reply.GetNotCached() != nil || !g.generation.is(reply.GetGeneration()) {
-			return nil
-		}
-		v := reply.GetValue()
-		if v == nil {
-			return unexpected(reply)
-		}
-		e, ok = g.handed(v, sent)
-		return nil
-	})
-	return e, ok && err == nil
-}
-
 // handed returns the entry that another process has given up, as it was there.
-func (g *group) handed(v *shoalpb.Value, sent time.Duration) (entry, bool) {
+func (g *group) handed(v *shoalpb.Value, sent time.Duration) entry {
 	e := entry{value: NewByteView(v.Value), version: v.Version}
 	e.times(sent, v.Ttl, v.Age)
 	if v.Stale { // its TTL has ended, but not its use
@@ -212,23 +192,7 @@ func (g *group) handed(v *shoalpb.Value, sent time.Duration) (entry, bool) {
 	if e.fresh != 0 {
 		e.ends = e.fresh + g.grace
 	}
-	return e, v.Version != 0
-}
-
-// peek answers with what there is of a key, whoever owns it.
-func (a *answering) peek(key string) {
-	reply := &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}}
-	if e, ok := a.group.main.engine.peek(key); ok && e.err == nil {
-		f := found{entry: e, stale: e.isStale(a.c.clock.now()), kept: true}
-		if a.isTooLong(&f) {
-			reply.Answer = &shoalpb.Reply_Apart{Apart: &shoalpb.Apart{}}
-		} else {
-			v := new(shoalpb.Value)
-			a.value(&f, v)
-			reply.Answer = &shoalpb.Reply_Value{Value: v}
-		}
-	}
-	a.send(200, reply)
+	return e
 }
 
 const (
@@ -334,8 +298,8 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (nex
 		if e.Value == nil || int64(len(e.Key)) > int64(c.opts.MaxKeyBytes) {
 			continue
 		}
-		if handed, ok := g.handed(e.Value, sent); ok {
-			g.adopt(string(e.Key), handed, before)
+		if e.Value.Version != 0 {
+			g.adopt(string(e.Key), g.handed(e.Value, sent), before)
 		}
 	}
 	return pulled.Cursor, pulled.More, pulled.Wait, n, nil
@@ -406,7 +370,7 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 	defer h.mu.Unlock()
 	for _, p := range all {
 		for _, g := range groups {
-			if !p.counts.silent.Load() && !h.done[handed{p.incarnation, g}] {
+			if !p.counts.breaker.open.Load() && !h.done[handed{p.incarnation, g}] {
 				return false
 			}
 		}

@@ -233,7 +233,7 @@ func (a *answering) shoal(r *http.Request) {
 // they are nobody else's.
 func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *answering)) {
 	if a.from != nil {
-		a.c.isThere(a.from)
+		a.c.isThere(a.from, false)
 	}
 	if hello := req.GetHello(); hello != nil {
 		addr, _ := normalAddr(string(hello.GetAddr()))
@@ -270,13 +270,13 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	case *shoalpb.Request_Fetch:
 		return a.fetch(op.Fetch)
 	case *shoalpb.Request_FetchMany:
-		return a.manyNow(op.FetchMany.GetKeys())
+		return a.manyNow(op.FetchMany.GetKeys(), op.FetchMany.GetStandIn())
 	case *shoalpb.Request_Write:
 		return func(ctx context.Context, a *answering) { a.write(ctx, op.Write) }
 	case *shoalpb.Request_Drop:
 		a.drop(op.Drop)
 	case *shoalpb.Request_Peek:
-		a.peek(string(op.Peek.GetKey()))
+		a.peek(op.Peek)
 	case *shoalpb.Request_Pull:
 		return func(_ context.Context, a *answering) { a.pull(op.Pull) }
 	case *shoalpb.Request_Purge:
@@ -356,10 +356,11 @@ func failed(err error) *shoalpb.Failed {
 
 func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 
-// isThere takes note that p has said something, if it was not a refusal.
-func (c *Cache) isThere(p *peer) {
-	if p.counts.silent.Load() {
-		p.counts.silent.Store(false)
+// isThere takes note that p has said something, if it was not a refusal, and whether that was an answer to a question.
+func (c *Cache) isThere(p *peer, answer bool) {
+	p.counts.breaker.heard(&c.clock, answer)
+	if p.counts.stoodIn.Load() {
+		c.ownerIsBack(p)
 	}
 	c.hints.heard(p.ID)
 }
@@ -368,7 +369,10 @@ func (c *Cache) isThere(p *peer) {
 func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
 	if p := c.peers.knows(s); p != nil {
-		p.counts.silent.Store(false)
+		p.counts.breaker.heard(&c.clock, false)
+		if p.counts.stoodIn.Load() {
+			c.ownerIsBack(p)
+		}
 		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
 		if s.GetView() != c.peers.view.Load().digest {
 			c.peers.differing.CompareAndSwap(0, int64(c.clock.now()))

@@ -271,6 +271,10 @@ func newImpostor(t *testing.T) *impostor {
 			}))
 			return
 		}
+		if req.GetPeek() != nil {
+			says(200, mediaType, delimited(t, &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}}))(w, r)
+			return
+		}
 		(*im.answer.Load())(w, r)
 	}))
 	im.cache = newPeer(t, h, shoal.Options{Self: "a", Discovery: shoal.Static("a", "b"), Warm: -1}, "a")
@@ -290,6 +294,7 @@ func newImpostor(t *testing.T) *impostor {
 		im.group.Get(t.Context(), im.key)
 	}
 	im.loads.Store(0)
+	time.Sleep(time.Second) // until it has been greeted again
 	return &im
 }
 
@@ -360,6 +365,7 @@ func TestAnswerThatIsNotShoalsIsNoAnswer(t *testing.T) {
 					if v, err := im.group.Get(t.Context(), im.key); v != strings.ToUpper(im.key) || err != nil {
 						t.Errorf("Get = %q, %v", v, err)
 					}
+					time.Sleep(time.Minute) // until it may be asked again
 				}
 				if n := im.loads.Load(); n != 2 || asked != 2 {
 					t.Errorf("%d loads here, %d questions", n, asked)

@@ -79,6 +79,10 @@ func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error
 	if g.getter == nil {
 		return found{entry: entry{err: ErrNotFound, born: g.cache.clock.now()}}, nil
 	}
+	place, err := g.inPlace(ctx, f)
+	if place.ok || err != nil {
+		return place.found, err
+	}
 	done, err := g.turn(ctx, f)
 	if err != nil {
 		return found{}, err
@@ -87,7 +91,9 @@ func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error
 	began := g.cache.clock.now()
 	g.counts.loads.Add(1)
 	l := g.run(func() []loaded { return []loaded{g.getter(ctx, f.Key())} })[0]
-	return g.settle(f, began, l), nil
+	result := g.settle(f, began, l)
+	g.copyInPlace(f, result, place.until)
+	return result, nil
 }
 
 // turn waits until the getter may run for flights.

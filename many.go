@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // outcome is what has come of one key of many.
@@ -69,7 +70,7 @@ func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got f
 		answered := make([]bool, len(now))
 		var elsewhere []string
 		g.counts.fetches.Add(1)
-		err := g.cache.fetchMany(ctx, owner, g, now, false, func(i int, f found, err error) {
+		err := g.cache.fetchMany(ctx, owner, g, now, false, false, func(i int, f found, err error) {
 			answered[i] = true
 			if _, ok := errors.AsType[*notOwner](err); ok || g.fallsBack(err) {
 				elsewhere = append(elsewhere, now[i]) // the views differ
@@ -89,7 +90,7 @@ func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got f
 				left = append(left, key)
 			}
 		}
-		g.loadManyHere(ctx, left, got)
+		g.askNextMany(ctx, left, got)
 		each(elsewhere, func(key string) {
 			f, err := g.find(ctx, key, want{})
 			got(key, f, err)
@@ -110,16 +111,16 @@ func (g *group) loadManyHere(ctx context.Context, keys []string, got func(key st
 }
 
 // answerMany answers a peer that takes this process for the owner of keys: first with what memory has.
-func (g *group) answerMany(ctx context.Context, keys []string, loading func(), got func(i int, f found, err error)) {
+func (g *group) answerMany(ctx context.Context, keys []string, standIn bool, loading func(), got func(i int, f found, err error)) {
 	g.counts.requests.Add(int64(len(keys)))
-	v := g.cache.peers.view.Load()
+	q := question{callers: 1, standIn: standIn}
 	left := make(map[string]int)
 	var load []string
 	for i, key := range keys {
-		if f, ok := g.serve(key, question{callers: 1}); ok {
+		if f, ok := g.serve(key, q); ok {
 			got(i, f, f.err)
-		} else if owner, mine := v.owner(key); !mine {
-			got(i, found{}, &notOwner{owner})
+		} else if f, err, ok := g.notMine(key, q); ok {
+			got(i, f, err)
 		} else if _, again := left[key]; !again {
 			left[key] = i
 			load = append(load, key)
@@ -167,16 +168,14 @@ func (g *group) loadMany(ctx context.Context, keys []string, got func(key string
 // flyMany is fly for the flights of a batch.
 func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
 	var left []*loadFlight
-	var keys []string
 	for _, f := range flights {
 		if result, ok := g.here(f.Key()); ok {
 			f.End(result, nil)
 			continue
 		}
 		left = append(left, f)
-		keys = append(keys, f.Key())
 	}
-	left, keys = g.inheritMany(ctx, left, keys)
+	left, until := g.elsewhereFirst(ctx, left)
 	if len(left) == 0 {
 		return
 	}
@@ -188,51 +187,60 @@ func (g *group) flyMany(ctx context.Context, flights []*loadFlight) {
 		return
 	}
 	defer done()
+	keys := make([]string, len(left))
+	for i, f := range left {
+		keys[i] = f.Key()
+	}
 	began := g.cache.clock.now()
 	g.counts.loads.Add(int64(len(keys)))
 	g.counts.batches.Add(1)
 	for i, l := range g.run(func() []loaded { return g.batch(ctx, keys) }) {
-		left[i].End(g.settle(left[i], began, l), nil)
+		result := g.settle(left[i], began, l)
+		g.copyInPlace(left[i], result, until[keys[i]])
+		left[i].End(result, nil)
 	}
 }
 
-// inheritMany ends those flights whose keys others have had, and returns the rest.
-func (g *group) inheritMany(ctx context.Context, flights []*loadFlight, keys []string) ([]*loadFlight, []string) {
+// elsewhereFirst ends those flights whose keys others have, and returns the rest, and until when copies may be kept of those
+// that are another's.
+func (g *group) elsewhereFirst(ctx context.Context, flights []*loadFlight) (left []*loadFlight, until map[string]time.Duration) {
 	p := &g.cache.peers
 	v, now := p.view.Load(), g.cache.clock.now()
 	byKey := make(map[string]*loadFlight)
-	var new []string
-	for i, key := range keys {
-		if v.owns(key) && p.newlyMine(v, key, now) != nil {
-			byKey[key] = flights[i]
-			new = append(new, key)
+	var ask []string
+	for _, f := range flights {
+		if mine := v.owns(f.Key()); mine && (len(v.former) == 0 || p.newlyMine(v, f.Key(), now) == nil) {
+			left = append(left, f)
+		} else {
+			byKey[f.Key()] = f
+			ask = append(ask, f.Key())
 		}
 	}
-	if len(new) == 0 {
-		return flights, keys
+	if len(ask) == 0 {
+		return left, nil
 	}
-	var mu sync.Mutex // guards ended
-	ended := make(map[string]bool)
-	each(new, func(key string) {
+	until = make(map[string]time.Duration)
+	var mu sync.Mutex // guards left and until
+	each(ask, func(key string) {
 		f := byKey[key]
 		if _, err := p.greetedFor(ctx, key); err != nil {
-			return // which fails the rest too
+			f.End(found{}, err)
+			return
 		}
 		if result, ok := g.inherit(ctx, f); ok {
 			f.End(result, nil)
-			mu.Lock()
-			defer mu.Unlock()
-			ended[key] = true
+			return
 		}
+		place, err := g.inPlace(ctx, f)
+		if place.ok || err != nil {
+			f.End(place.found, err)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		left, until[key] = append(left, f), place.until
 	})
-	var left []*loadFlight
-	var rest []string
-	for i, key := range keys {
-		if !ended[key] {
-			left, rest = append(left, flights[i]), append(rest, key)
-		}
-	}
-	return left, rest
+	return left, until
 }
 
 // each calls do for all keys, for no more than atOnce at the same time.

@@ -119,8 +119,9 @@ type sighting struct {
 }
 
 // A candidate that does not answer is asked again after firstRetry, then twice that, and so on up to lastRetry, each
-// time cut at random by up to a half. Discovery that has ended is started again in the same way.
-const firstRetry, lastRetry = 100 * time.Millisecond, 10 * time.Second
+// time cut at random by up to a half; one that has answered before, up to lastProbe, for callers are kept from it meanwhile.
+// Discovery that has ended is started again as the first are.
+const firstRetry, lastProbe, lastRetry = 100 * time.Millisecond, time.Second, 10 * time.Second
 
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
@@ -148,7 +149,11 @@ func (p *peers) discover(ctx context.Context, discover Discovery) {
 		}
 	}
 	for retry := firstRetry; ctx.Err() == nil; retry = min(2*retry, lastRetry) {
+		began := p.clock.now()
 		if err := discover(ctx, p.self, set); ctx.Err() == nil {
+			if p.clock.now()-began > lastRetry {
+				retry = firstRetry
+			}
 			p.log.Warn("shoal: discovery has ended and will be started again", "error", err)
 			pause(ctx, retry, nil)
 		}
@@ -162,17 +167,26 @@ func (p *peers) run(ctx context.Context) {
 		bad        error                 // what is wrong with the list
 		waiting    []chan<- error
 	)
+	var (
+		pending []Peer           // the newest list, if it has not been taken over
+		pause   <-chan time.Time // … and when that is to be
+	)
 	for turn := 0; ; turn++ {
-		listed := false
+		listed, changed := false, false
 		select {
 		case <-ctx.Done():
 			return
-		case list := <-p.lists:
-			candidates, bad = p.list(ctx, candidates, list)
+		case pending = <-p.lists:
+			if candidates == nil {
+				listed = true
+			} else if pause == nil {
+				pause = time.After(debounce)
+			}
+		case <-pause:
 			listed = true
 		case g := <-p.greeted:
 			if c := candidates[g.addr]; c != nil {
-				p.answered(c, g, turn)
+				changed = p.answered(c, g, turn)
 			}
 		case s := <-p.seen:
 			wake(candidates, s)
@@ -189,15 +203,19 @@ func (p *peers) run(ctx context.Context) {
 		case w := <-p.waiting:
 			waiting = append(waiting, w)
 		}
+		if listed {
+			candidates, bad = p.list(ctx, candidates, pending)
+			pending, pause = nil, nil
+		}
 		settled := candidates != nil
 		for _, c := range candidates {
 			settled = settled && c.asked
 		}
 		// A view takes some time to make: while first answers are coming in, one is made of them all.
-		if listed || settled {
+		if listed || settled && changed {
 			p.look(candidates)
 		}
-		if settled {
+		if settled && pause == nil {
 			for _, w := range waiting {
 				w <- bad
 			}
@@ -205,6 +223,9 @@ func (p *peers) run(ctx context.Context) {
 		}
 	}
 }
+
+// debounce is how long a list is kept back, as another may follow at once: each change of the view costs a greeting of all.
+const debounce = 50 * time.Millisecond
 
 // list returns the candidates of a new list: those of the old one that stay, and new ones, which are being greeted.
 func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer) (map[string]*candidate, error) {
@@ -249,7 +270,8 @@ func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer
 
 // greet asks the process at addr who it is: until it has answered, and then when it is woken.
 func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
-	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+	last := lastRetry
+	for retry := firstRetry; ; retry = min(2*retry, last) {
 		met, err := p.hello(ctx, addr)
 		if err == nil && met.incarnation == c.left.Load() {
 			err = errHasLeft
@@ -264,6 +286,7 @@ func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
 		}
 		var woken bool
 		if err == nil {
+			last = lastProbe
 			select {
 			case <-c.wake:
 				woken = true
@@ -283,8 +306,9 @@ func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
 
 var errHasLeft = errors.New("it has left its peers")
 
-// answered takes note of what has come of greeting c. Who has been met stays a member if it does not answer later.
-func (p *peers) answered(c *candidate, g greeting, turn int) {
+// answered takes note of what has come of greeting c, and reports whether the view may be another now. Who has been met stays
+// a member if it does not answer later.
+func (p *peers) answered(c *candidate, g greeting, turn int) (changed bool) {
 	if g.roll {
 		switch {
 		case c.met == nil:
@@ -294,7 +318,7 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 		case c.met.incarnation != g.met.incarnation:
 			c.again() // it must be told first what it may have missed
 		}
-		return
+		return false
 	}
 	switch {
 	case g.err != nil && !c.asked:
@@ -302,9 +326,10 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 	case g.err == nil && c.asked && c.met == nil:
 		p.log.Info("shoal: a listed peer answers now", "addr", g.addr, "id", g.met.ID)
 	}
+	first := !c.asked
 	c.asked = true
 	if g.err != nil {
-		return
+		return first
 	}
 	if c.met == nil || c.met.incarnation != g.met.incarnation {
 		c.turn = turn
@@ -312,16 +337,26 @@ func (p *peers) answered(c *candidate, g greeting, turn int) {
 			p.log.Error("shoal: another process has the ID of this one, which must be unique", "id", g.met.ID, "addr", g.addr)
 		}
 	}
+	changed = first || c.met == nil || c.met.incarnation != g.met.incarnation || c.met.Peer != g.met.Peer
 	c.met = g.met
+	return changed
 }
 
 // isSilent takes note that a member could not be greeted, and may miss writes from now on.
 func (p *peers) isSilent(m *peer) {
 	v := p.view.Load()
 	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
-		v.members[i].counts.silent.Store(true)
+		now := p.clock.now()
+		v.members[i].counts.breaker.failed(now, now, true)
 		p.known.leaves(m.incarnation, v.since)
 	}
+}
+
+// isMember reports whether m is in the view, and so is greeted until it answers.
+func (p *peers) isMember(m *peer) bool {
+	v := p.view.Load()
+	i, ok := v.find(m.ID)
+	return ok && i != v.self
 }
 
 // wake asks again who may be the one that has been seen, unless that one is known: a candidate of the same ID or address

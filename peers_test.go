@@ -473,6 +473,7 @@ func TestSilentPeerDoesNotHoldUpTheNextList(t *testing.T) {
 		tell(said, "a", "b")
 		ready(t, a)
 		tell(said, "a", "silent")
+		time.Sleep(time.Second / 10)
 		wantIDs(t, a, "http://a")
 	})
 }

@@ -99,7 +99,9 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 	f := &k.fetch
 	f.Key, f.Callers, f.Over = NewByteView(key).bytes(), uint32(min(q.callers, 1<<30)), int64(q.over)
 	f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly = q.lease, q.have, int64(q.maxAge), q.fresh, q.cachedOnly
+	f.StandIn = q.standIn
 	k.op.Fetch, k.req.Op = f, &k.op
+	k.hasNext = !q.standIn
 	sent := k.sent
 	reply, err := k.next(ctx)
 	var result found
@@ -140,15 +142,16 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 
 // fetchMany asks p for the values of keys, and calls got for those it answers, by their indexes, one at a time. Its
 // error is why it does not answer the others. If alone is true, they are asked for in a POST of its own.
-func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string, alone bool, got func(i int, f found, err error)) error {
+func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string, standIn, alone bool, got func(i int, f found, err error)) error {
 	sent := c.clock.now()
-	many := &shoalpb.FetchMany{Keys: make([][]byte, len(keys))}
+	many := &shoalpb.FetchMany{Keys: make([][]byte, len(keys)), StandIn: standIn}
 	for i, key := range keys {
 		many.Keys[i] = NewByteView(key).bytes()
 	}
 	k := c.tell(p, g, g.loadTimeout)
 	defer k.end()
 	k.setMany(len(keys))
+	k.hasNext = !standIn
 	k.alone = k.alone || alone
 	k.req.Op = &shoalpb.Request_FetchMany{FetchMany: many}
 	answered, left := make([]bool, len(keys)), len(keys)
@@ -199,7 +202,7 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 		for j, i := range tooLong {
 			long[j] = keys[i]
 		}
-		err = c.fetchMany(ctx, p, g, long, true, func(j int, f found, err error) { got(tooLong[j], f, err) })
+		err = c.fetchMany(ctx, p, g, long, standIn, true, func(j int, f found, err error) { got(tooLong[j], f, err) })
 	}
 	return err
 }
@@ -334,6 +337,33 @@ func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, err e
 		return false, nil
 	}
 	return ahead, err
+}
+
+// peek asks p for what it holds of key, which it does not own if hold is false, and returns that with its version; 0: nothing. If
+// hold is true, the process asks p as the owner of key, in whose place it would keep a copy for as long as the lease lasts; held
+// says that p tells it of writes meanwhile.
+func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string, hold bool) (e entry, lease time.Duration, held bool, err error) {
+	sent := c.clock.now()
+	k := c.tell(p, g, 0)
+	defer k.end()
+	k.patience /= 5 // an answer takes no time
+	k.req.Op = &shoalpb.Request_Peek{Peek: &shoalpb.Peek{Key: []byte(key), Hold: hold}}
+	reply, err := k.next(ctx)
+	if err != nil {
+		return e, 0, false, err
+	}
+	if none := reply.GetNotCached(); none != nil {
+		return e, 0, none.Held, nil
+	}
+	v := reply.GetValue()
+	if v == nil {
+		return e, 0, false, k.blame(unexpected(reply))
+	}
+	if !g.generation.is(reply.GetGeneration()) {
+		return e, 0, false, nil
+	}
+	lease = min(time.Duration(v.Lease), maxLease)
+	return g.handed(v, sent), lease, lease > 0, nil
 }
 
 // goodbye tells p that this process leaves.

@@ -54,6 +54,7 @@ type GroupStats struct {
 	Reloads      int64 // loads begun in the background, since a value was past its TTL or nearly
 	Peeks        int64 // questions to former owners, before a load
 	Inherited    int64 // … that made the load needless
+	StandIns     int64 // keys that the next owner was asked for, since the owner could not be reached
 	Pulled       int64 // keys that were taken over from former owners in the background
 	LoadErrors   int64 // loads that ended with an error other than ErrNotFound
 	LoadPanics   int64 // … of these, by a panic or runtime.Goexit
@@ -99,7 +100,7 @@ type groupCounts struct {
 	requests, fetches, renewed                  atomic.Int64
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
 	batches, reloads                            atomic.Int64
-	peeks, inherited, pulled                    atomic.Int64
+	peeks, inherited, pulled, standIns          atomic.Int64
 	sets, removes, adds, purges                 atomic.Int64
 	writes, drops, emptied, leases, leaseWaits  atomic.Int64
 	hints, hintsTold, hintsLost                 atomic.Int64
@@ -137,6 +138,7 @@ func (g *group) stats() GroupStats {
 		Peeks:        c.peeks.Load(),
 		Inherited:    c.inherited.Load(),
 		Pulled:       c.pulled.Load(),
+		StandIns:     c.standIns.Load(),
 		Sets:         c.sets.Load(),
 		Removes:      c.removes.Load(),
 		Adds:         c.adds.Load(),
@@ -169,7 +171,8 @@ type peerCounts struct {
 	shown               atomic.Uint64 // the digest of the latest of its views that has been heard of
 	mu                  sync.Mutex    // guards what follows, and changes of shown
 	shownBy, views      uint64        // which process it was then, and how many views it had had
-	silent              atomic.Bool   // the last question to it was not answered
+	breaker             breaker
+	stoodIn             atomic.Bool // this process stands in for it
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]
 }

@@ -66,6 +66,18 @@ func (v *view) owns(key string) bool {
 	return mine
 }
 
+// next returns the owner of key if its owner is not there: a peer, or this process if mine is true, or nobody.
+func (v *view) next(key string) (p *peer, mine bool) {
+	if len(v.members) < 2 {
+		return nil, false
+	}
+	i := v.owners.Owners(key, 2)[1]
+	if i == v.self {
+		return nil, true
+	}
+	return v.members[i], false
+}
+
 // find returns the index of the member of that ID, if there is one.
 func (v *view) find(id string) (int, bool) {
 	return slices.BinarySearchFunc(v.members, id, func(p *peer, id string) int { return strings.Compare(p.ID, id) })
@@ -258,12 +270,12 @@ func (p *peers) named(id, addr []byte) *peer {
 func (p *peers) tellAll(key string) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i, m := range v.members {
-		if i != v.self && m.counts.shown.Load() != v.digest && !m.counts.silent.Load() {
+		if i != v.self && m.counts.shown.Load() != v.digest && !m.counts.breaker.open.Load() {
 			return true
 		}
 	}
 	for _, m := range p.known.strangers(now) {
-		if !m.counts.silent.Load() && m.counts.shown.Load() != v.digest {
+		if !m.counts.breaker.open.Load() && m.counts.shown.Load() != v.digest {
 			return true
 		}
 	}

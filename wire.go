@@ -120,7 +120,7 @@ func (w *wire) addLocked(k *call) error {
 	w.waiting++
 	k.wire, k.worded = w, false
 	k.id = uint32(s.turn)<<16 | uint32(i)
-	k.due, k.load = k.sent+w.cache.opts.PeerTimeout, 0
+	k.due, k.load = k.sent+k.patience, 0
 	w.lookLocked(k.due, k.sent)
 
 	var err error
@@ -248,7 +248,7 @@ func (w *wire) patient(k *call, longest time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k.load = longest
-	k.due = now + w.cache.opts.PeerTimeout + k.load
+	k.due = now + k.patience + k.load
 }
 
 // lookAfter gives up calls that have waited too long, and ends a stream that is not used.
@@ -269,18 +269,26 @@ func (w *wire) lookAfter() {
 			continue
 		}
 		// What comes for others may be in the way of what comes for k, but not without end.
-		due := max(k.due, heard+patience)
+		due := max(k.due, heard+k.patience)
 		if w.several {
-			due = min(due, k.due+mostBehind*patience)
+			due = min(due, k.due+mostBehind*k.patience)
+		}
+		if k.patience < patience {
+			due = k.due // its caller has no more time
 		}
 		if due > now {
 			next = min(next, due)
 			continue
 		}
-		gaveUp = true
+		gaveUp = gaveUp || k.patience >= patience
 		w.freeLocked(k)
 		w.cancelLocked(k)
-		k.arrive(arrival{err: fmt.Errorf("nothing has come from there for PeerTimeout, %v", patience)})
+		if err := fmt.Errorf("nothing has come from there for %v", k.patience); k.patience < patience {
+			w.leftAt = now
+			k.arrive(arrival{err: fmt.Errorf("%w: %w", err, errHurried)})
+		} else {
+			k.arrive(arrival{err: fmt.Errorf("%w, PeerTimeout", err)})
+		}
 	}
 	// Where nothing has come since somebody left without an answer, nothing may come to the next either.
 	silent := (gaveUp || w.leftAt > heard) && max(heard, w.leftAt)+patience <= now
@@ -458,7 +466,7 @@ func (w *wire) deliverLocked(k *call, m reply) {
 		k.done = true
 		w.freeLocked(k)
 	}
-	k.due = time.Duration(w.heard.Load()) + w.cache.opts.PeerTimeout + k.load
+	k.due = time.Duration(w.heard.Load()) + k.patience + k.load
 	k.arrive(arrival{data: m.data})
 }
 

@@ -390,6 +390,7 @@ func (g *group) drop(key string, version uint64, own bool) {
 	}
 	g.loads.Overtake(key, func() {
 		g.touch(key)
+		g.copies.remove(key, 0) // of a stand-in
 		g.main.remove(key, version)
 		g.absent.remove(key, 0)
 	})

@@ -1087,6 +1087,7 @@ func TestPurgeGoesAboveThoseItHasNotHeardOf(t *testing.T) {
 		s.set(key, "old")
 		want(t, f, 0, key, "old")
 		f.Heal()
+		time.Sleep(2 * time.Second) // until they have been greeted again
 		s.set(key, "new")
 		must(t, f.groups[2].Purge(t.Context()))
 		wantEverywhere(t, f, key, "new")

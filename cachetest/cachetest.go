@@ -2,14 +2,15 @@
 //
 // The caches of a [Cluster] reach one another through memory, so that whole fleets run inside a testing/synctest bubble,
 // where time is the test's own: a peer that takes an hour to answer takes no time at all. Faults are put between caches
-// by their indexes: [Cluster.Down], [Cluster.Partition], [Cluster.Delay], [Cluster.Loss], and, for what one of them
-// believes, [Cluster.See].
+// by their indexes: [Cluster.Down], [Cluster.Partition], [Cluster.Delay], [Cluster.Loss]; what one of them believes is
+// said by [Cluster.See]; and they come and go by [Cluster.Kill] and [Cluster.Restart], and by their own Shutdown.
 package cachetest
 
 import (
 	"context"
 	"net/url"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,12 +21,23 @@ import (
 // A Cluster is a number of caches that are each other's peers. Its methods may be called concurrently.
 type Cluster struct {
 	t      testing.TB
-	caches []*shoal.Cache
-	tell   []chan news     // what each cache's Discovery waits for
-	gone   []chan struct{} // closed when it is not called any more
+	opts   shoal.Options // of all caches
+	hosts  []host
 	addrs  []string
 	owners consistenthash.Map
 	faults *faults
+
+	mu        sync.Mutex // guards what follows
+	processes []*process
+	lists     [][]shoal.Peer // that each host was last told
+}
+
+// A process is a cache from its start to its end. Others may follow on its host.
+type process struct {
+	cache *shoal.Cache
+	wire  *faulty       // nil: the cache's own, without faults
+	tell  chan news     // what its Discovery waits for
+	gone  chan struct{} // closed when that is not called any more
 }
 
 // New returns a Cluster of n caches, made with opts, each of which sees all. It sets Self, Discovery and Transport; ID
@@ -36,8 +48,14 @@ func New(t testing.TB, n int, opts *shoal.Options) *Cluster {
 	return newCluster(t, n, opts, inMemory)
 }
 
-// Cache returns the cache of index i, from 0.
-func (c *Cluster) Cache(i int) *shoal.Cache { return c.caches[i] }
+// Cache returns the cache of index i, from 0: the one that was started last.
+func (c *Cluster) Cache(i int) *shoal.Cache { return c.process(i).cache }
+
+func (c *Cluster) process(i int) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.processes[i]
+}
 
 // Owner returns the index of the cache that owns key when each sees all.
 func (c *Cluster) Owner(key string) int { return c.owners.Owner(key) }
@@ -53,7 +71,7 @@ func (c *Cluster) Up(i int) { c.faults.set(func(f *fault) { f.down[i] = false })
 func (c *Cluster) Partition(sides ...[]int) {
 	c.faults.set(func(f *fault) {
 		clear(f.side)
-		for i := range c.caches {
+		for i := range c.hosts {
 			f.side[i] = -1 - i
 		}
 		for s, side := range sides {
@@ -87,25 +105,62 @@ func (c *Cluster) Heal() {
 
 // See tells cache i that the caches of the given indexes are there, and nobody else; it is among its own peers only if
 // it is named. See returns when the cache has greeted those it did not know, or could not. To be told of nobody changes
-// nothing.
+// nothing. A cache that has been killed or shut down hears of it when it is started again.
 func (c *Cluster) See(i int, peers ...int) {
 	c.t.Helper()
 	list := make([]shoal.Peer, len(peers))
 	for j, k := range peers {
 		list[j].Addr = c.addrs[k]
 	}
-	ctx := c.t.Context()
+	c.mu.Lock()
+	c.lists[i] = list
+	p := c.processes[i]
+	c.mu.Unlock()
 	told := make(chan struct{})
 	select {
-	case c.tell[i] <- news{list, told}:
+	case p.tell <- news{list, told}:
 		<-told
-	case <-c.gone[i]:
-		c.t.Errorf("cache %d has been shut down, and sees nobody new", i)
+	case <-p.gone:
 		return
 	}
-	if err := c.caches[i].Ready(ctx); err != nil {
+	ctx := c.t.Context()
+	if err := p.cache.Ready(ctx); err != nil && ctx.Err() != nil { // else it has been shut down meanwhile
 		c.t.Errorf("cache %d: %v", i, err)
 	}
+}
+
+// Kill ends the process of cache i, as the system would: nothing comes from it any more, nothing reaches it, and what it
+// held is gone. Exchanges under way with it fail at once, as those of a process whose connections are closed; for a host
+// that falls silent, Partition it first. Calls in the cache itself come to nothing that matters to others: whoever waits
+// for one may get an error. Kill does nothing to a cache that has been killed.
+func (c *Cluster) Kill(i int) {
+	p := c.process(i)
+	if p.wire != nil {
+		c.faults.kill(p.wire)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	p.cache.Shutdown(ended) // waits for nothing; what it says reaches nobody
+}
+
+// Restart starts cache i again, at the same address and with the same ID: another process, in which there is nothing yet.
+// It kills the one before, if that has not been done. The new one is told what was last said to cache i by See. Restart
+// does not wait until it is Ready: make its groups first, as a program does. Cache returns it from now on.
+//
+// A cache that is to join later is killed before anything is done, and left out of what others See.
+func (c *Cluster) Restart(i int) *shoal.Cache {
+	c.t.Helper()
+	c.Kill(i)
+	p := c.start(i)
+	c.mu.Lock()
+	c.processes[i] = p
+	list := c.lists[i]
+	c.mu.Unlock()
+	select {
+	case p.tell <- news{list, make(chan struct{})}:
+	case <-p.gone:
+	}
+	return p.cache
 }
 
 // news is what a cache's Discovery has to say.
@@ -123,10 +178,9 @@ func newCluster(t testing.TB, n int, opts *shoal.Options, between network) *Clus
 	if o.ID != "" {
 		t.Fatal("cachetest: with Options.ID all caches would be the same peer")
 	}
-	c := &Cluster{t: t, faults: newFaults()}
+	c := &Cluster{t: t, opts: o, hosts: between(t, n), faults: newFaults(), lists: make([][]shoal.Peer, n)}
 	members := make([]consistenthash.Member, n)
-	hosts := between(t, n)
-	for i, h := range hosts {
+	for i, h := range c.hosts {
 		c.addrs = append(c.addrs, h.addr)
 		members[i] = consistenthash.Member{ID: h.addr, Weight: o.Weight}
 	}
@@ -135,51 +189,56 @@ func newCluster(t testing.TB, n int, opts *shoal.Options, between network) *Clus
 		place = o.Placement
 	}
 	c.owners = place(members)
-	for i, h := range hosts {
-		tell, gone := make(chan news), make(chan struct{})
-		c.tell, c.gone = append(c.tell, tell), append(c.gone, gone)
-		o.Self = h.addr
-		o.Transport = h.transport
-		if h.transport != nil {
-			o.Transport = &faulty{c.faults, i, c.index, h.transport}
-		}
-		o.Discovery = func(ctx context.Context, self shoal.Peer, set func([]shoal.Peer)) error {
-			for {
-				select {
-				case n := <-tell:
-					set(n.list)
-					close(n.told)
-				case <-ctx.Done():
-					close(gone)
-					return ctx.Err()
-				}
-			}
-		}
-		cache, err := shoal.New(&o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.caches = append(c.caches, cache)
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			defer cancel()
-			if err := cache.Shutdown(ctx); err != nil {
-				t.Errorf("cache %d: %v", i, err)
-			}
-		})
-		h.serve(cache)
-	}
 	everybody := make([]int, n)
-	for i := range everybody {
+	for i := range c.hosts {
+		c.processes = append(c.processes, c.start(i))
 		everybody[i] = i
 	}
-	for i := range c.caches {
+	for i, p := range c.processes {
 		c.See(i, everybody...)
-		if seen := c.caches[i].Peers(); len(seen) != n {
+		if seen := p.cache.Peers(); len(seen) != n {
 			t.Fatalf("cache %d sees %d caches of %d", i, len(seen), n)
 		}
 	}
 	return c
+}
+
+// start starts a process on host i, which waits to be told whom it sees.
+func (c *Cluster) start(i int) *process {
+	c.t.Helper()
+	h, o := c.hosts[i], c.opts
+	p := &process{tell: make(chan news), gone: make(chan struct{})}
+	o.Self = h.addr
+	if h.transport != nil {
+		p.wire = &faulty{faults: c.faults, from: i, index: c.index, next: h.transport}
+		o.Transport = p.wire
+	}
+	o.Discovery = func(ctx context.Context, self shoal.Peer, set func([]shoal.Peer)) error {
+		for {
+			select {
+			case n := <-p.tell:
+				set(n.list)
+				close(n.told)
+			case <-ctx.Done():
+				close(p.gone)
+				return ctx.Err()
+			}
+		}
+	}
+	var err error
+	if p.cache, err = shoal.New(&o); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := p.cache.Shutdown(ctx); err != nil {
+			c.t.Errorf("cache %d: %v", i, err)
+		}
+	})
+	h.serve(p.cache)
+	c.faults.started(i)
+	return p
 }
 
 // index returns which cache a request to u reaches, or -1.

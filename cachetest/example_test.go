@@ -36,3 +36,23 @@ func Example() {
 		}
 	})
 }
+
+func ExampleCluster_Restart() {
+	var t *testing.T
+
+	synctest.Test(t, func(t *testing.T) {
+		cluster := cachetest.New(t, 3, nil)
+		cluster.Kill(2) // or Shutdown of cluster.Cache(2), for one that leaves
+		cluster.See(0, 0, 1)
+		time.Sleep(time.Second) // cache 1 hears of it later
+		cluster.See(1, 0, 1)
+
+		cache := cluster.Restart(2)
+		shoal.NewGroup(cache, "sessions", nil, &shoal.GroupOptions[string]{TTL: time.Hour})
+		if err := cache.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		cluster.See(0, 0, 1, 2)
+		cluster.See(1, 0, 1, 2)
+	})
+}

@@ -22,7 +22,8 @@ type faults struct {
 // A fault is what is wrong now.
 type fault struct {
 	down  map[int]bool
-	side  map[int]int // of a partition; those that differ hear nothing of each other
+	dead  map[int]bool // no process is there
+	side  map[int]int  // of a partition; those that differ hear nothing of each other
 	delay map[link]time.Duration
 	loss  map[link]float64
 }
@@ -33,6 +34,7 @@ type link struct{ from, to int }
 // An exchange is a question under way, or its answer.
 type exchange struct {
 	link
+	by     *faulty
 	cancel context.CancelCauseFunc
 }
 
@@ -43,7 +45,7 @@ var (
 
 func newFaults() *faults {
 	return &faults{
-		fault: fault{map[int]bool{}, map[int]int{}, map[link]time.Duration{}, map[link]float64{}},
+		fault: fault{map[int]bool{}, map[int]bool{}, map[int]int{}, map[link]time.Duration{}, map[link]float64{}},
 		rand:  rand.New(rand.NewPCG(1, 2)),
 		under: make(map[*exchange]bool),
 	}
@@ -55,10 +57,27 @@ func (f *faults) set(change func(*fault)) {
 	defer f.mu.Unlock()
 	change(&f.fault)
 	for e := range f.under {
-		if f.down[e.from] || f.down[e.to] {
+		if f.cut(e.link) {
 			e.cancel(errDown)
 		}
 	}
+}
+
+// kill ends for ever what t carries, and what goes to where t is, until started.
+func (f *faults) kill(t *faulty) {
+	f.set(func(f *fault) {
+		if !t.dead {
+			t.dead, f.dead[t.from] = true, true
+		}
+	})
+}
+
+// started takes note that there is a process at i again.
+func (f *faults) started(i int) { f.set(func(f *fault) { delete(f.dead, i) }) }
+
+// cut reports whether nothing goes over l, and whoever tries hears so at once.
+func (f *fault) cut(l link) bool {
+	return f.down[l.from] || f.down[l.to] || f.dead[l.from] || f.dead[l.to]
 }
 
 // begin notes that an exchange is under way, until end.
@@ -66,6 +85,9 @@ func (f *faults) begin(e *exchange) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.under[e] = true
+	if e.by.dead {
+		e.cancel(errDown)
+	}
 }
 
 func (f *faults) end(e *exchange) {
@@ -76,6 +98,9 @@ func (f *faults) end(e *exchange) {
 
 // travel takes as long as what is said on l needs to arrive: for what does not, until ctx ends.
 func (f *faults) travel(ctx context.Context, l link) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	delay, err := f.fate(l, true)
 	if err == nil && delay > 0 {
 		timer := time.NewTimer(delay)
@@ -99,7 +124,7 @@ func (f *faults) fate(l link, starting bool) (time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
-	case f.down[l.from] || f.down[l.to]:
+	case f.cut(l):
 		return 0, errDown
 	case f.side[l.from] != f.side[l.to]:
 		return 0, errLost
@@ -109,17 +134,18 @@ func (f *faults) fate(l link, starting bool) (time.Duration, error) {
 	return f.delay[l], nil
 }
 
-// faulty is the transport of one cache, with the faults between it and others.
+// faulty is the transport of one process, with the faults between it and others.
 type faulty struct {
 	faults *faults
 	from   int
 	index  func(*url.URL) int
 	next   http.RoundTripper
+	dead   bool // guarded by that of faults
 }
 
 func (t *faulty) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	e := &exchange{link{t.from, t.index(req.URL)}, cancel}
+	e := &exchange{link{t.from, t.index(req.URL)}, t, cancel}
 	t.faults.begin(e)
 	over := func() {
 		t.faults.end(e)

@@ -108,6 +108,7 @@ func TestLossLosesItsShare(t *testing.T) {
 		for range 1000 {
 			if _, answered := ask(); !answered {
 				lost++
+				time.Sleep(20 * time.Second) // until it has been greeted again
 			}
 		}
 		if lost < 250 || lost > 350 {

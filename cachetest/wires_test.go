@@ -117,13 +117,17 @@ func overEach(t *testing.T, test func(t *testing.T, between network)) {
 // groupsOf makes a group in each cache of c, with a getter that counts its runs.
 func groupsOf(c *Cluster, get shoal.Getter[string]) (groups []*shoal.Group[string], loads *atomic.Int64) {
 	loads = new(atomic.Int64)
-	for _, cache := range c.caches {
-		groups = append(groups, shoal.NewGroup(cache, "g", func(ctx context.Context, key string) (string, error) {
-			loads.Add(1)
-			return get(ctx, key)
-		}, nil))
+	for _, p := range c.processes {
+		groups = append(groups, groupOf(p.cache, loads, get))
 	}
 	return groups, loads
+}
+
+func groupOf(cache *shoal.Cache, loads *atomic.Int64, get shoal.Getter[string]) *shoal.Group[string] {
+	return shoal.NewGroup(cache, "g", func(ctx context.Context, key string) (string, error) {
+		loads.Add(1)
+		return get(ctx, key)
+	}, nil)
 }
 
 // patient is for machines that have much else to do.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -27,6 +28,7 @@ type call struct {
 	kind       kind
 	client     int
 	cache      int
+	process    int // that was the cache then
 	key        string
 	value      int // read, written or added; every write of a key has another; 0 is no value
 	sum        int // that an add returned
@@ -34,12 +36,44 @@ type call struct {
 	err        error
 	source     string        // of what a get returned
 	since      time.Duration // what a get returned must have been true at that time, or later; 0: at any
+	limit      time.Duration // its context's; 0: none
 	final      bool          // all has healed, and hints have been delivered
+	leaving    bool          // the process had been told to shut down before the call ended
+	orphan     bool          // the process has ended since
 }
 
 func (c call) String() string {
-	return fmt.Sprintf("%v–%v client %d at cache %d: %s %s %d (%d) from %q: %v", c.start, c.end, c.client, c.cache, c.kind, c.key, c.value, c.sum, c.source, c.err)
+	text := fmt.Sprintf("%v–%v cache %d", at(c.start), at(c.end), c.cache)
+	if c.client >= 0 {
+		text += fmt.Sprint(", client ", c.client)
+	}
+	text += fmt.Sprint(": ", c.kind)
+	if c.key != "" {
+		text += " " + c.key
+	}
+	switch {
+	case c.err != nil && c.value != 0:
+		text += fmt.Sprintf(" %d: %s", c.value, oneLine(c.err))
+	case c.err != nil:
+		text += ": " + oneLine(c.err)
+	case c.kind == get && c.value == 0:
+		text += fmt.Sprintf(": nothing, from %q", c.source)
+	case c.kind == get:
+		text += fmt.Sprintf(": %d, from %q", c.value, c.source)
+	case c.kind == set:
+		text += fmt.Sprintf(" to %d", c.value)
+	case c.kind == add:
+		text += fmt.Sprintf(" %d: %d", c.value, c.sum)
+	}
+	return text
 }
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// at is a time of a run, to be read.
+type at time.Duration
+
+func (t at) String() string { return fmt.Sprintf("%.4f", time.Duration(t).Seconds()) }
 
 // never is when a call that failed has had all its effects.
 const never = time.Duration(math.MaxInt64)
@@ -61,19 +95,78 @@ type history struct {
 	absent map[string][]interval
 	// faults are the times at which not all could reach each other.
 	faults []interval
+	splits []split
+	// outside are the caches that nobody lists: they are not told of writes.
+	outside map[int]bool
+	// lends says that who stands in for an owner that cannot be reached keeps a copy, and may lend it to others.
+	lends bool
+	// forgets says that values without a source may get lost.
+	forgets bool
 }
 
 type interval struct{ from, to time.Duration }
 
-// standIn is how old a value may be that a process has loaded itself since it could not reach the owner.
+// A split is the time in which caches on different sides of a cut may not have listed each other, until they have told
+// each other what they have missed.
+type split struct {
+	interval
+	healed time.Duration // when they began to
+	side   []int         // by cache
+}
+
+// apart reports whether w was made during a split, on another side than g, or g came before all had been told.
+func (h *history) apart(g, w call) bool {
+	return slices.ContainsFunc(h.splits, func(s split) bool {
+		meanwhile := s.from <= w.done() && w.start <= s.to && s.from <= g.end && g.start <= s.to
+		return meanwhile && (s.side[g.cache] != s.side[w.cache] || s.healed <= g.end)
+	})
+}
+
+// A violation is what a history has shown to be wrong.
+type violation struct {
+	text     string
+	h        *history
+	key      string
+	value    int // that was read
+	from, to time.Duration
+}
+
+// late returns the calls that have taken longer than their contexts, or as long as those that no call should outlast.
+func (h *history) late(patience time.Duration) (bad []violation) {
+	for _, c := range h.calls {
+		took := c.end - c.start
+		if took > c.limit+slack && c.limit > 0 || took >= patience && patience > 0 {
+			bad = append(bad, violation{fmt.Sprintf("%v\n  took %v, with a context of %v", c, took, c.limit), h, c.key, c.value, c.start, c.end})
+		}
+	}
+	return bad
+}
+
+// slack is how long after its context's end a call may take. In a bubble no time passes but by waiting.
+const slack = 10 * time.Millisecond
+
+// refused returns the writes that have failed, though their contexts had not ended.
+func (h *history) refused() (bad []violation) {
+	for _, c := range h.calls {
+		if c.kind != get && c.err != nil && !c.leaving && !c.orphan && c.end-c.start < c.limit {
+			bad = append(bad, violation{fmt.Sprintf("%v\n  though nobody has died and all can reach each other", c), h, c.key, c.value, c.start, c.end})
+		}
+	}
+	return bad
+}
+
+// standIn is how old a value may be that a process has loaded itself, or one in the owner's place, since it could not reach
+// that.
 const standIn = 5*time.Second + time.Second // a lease, and the longest load
 
 // stale returns the gets that returned something older than a write which had returned nil before they began.
 //
 // A value is older than a write if it had been replaced, in the source and by the end of its own write, before that write
 // began; what was going on at the same time may have happened in either order. A get that could not reach the owner, and
-// loaded the value itself, may be late by standIn.
-func (h *history) stale() (bad []string) {
+// loaded the value itself, may be late by standIn, as may one at a process that nobody tells of writes. What was written on
+// one side of a cut must be known on the other when that has healed. Gets that found nothing though something had been set
+// are missing, if values may get lost.
+func (h *history) stale() (bad, missing []violation) {
 	gone := make(map[string]map[int]time.Duration) // when each value was written or in the source for the last time
 	note := func(key string, value int, at time.Duration) {
 		if gone[key] == nil {
@@ -113,21 +206,30 @@ func (h *history) stale() (bad []string) {
 			last = h.lastAbsent(g, writes[g.key])
 		}
 		if last < g.since {
-			bad = append(bad, fmt.Sprintf("%v\n  though the value had gone at %v, and what was true at %v was asked for", g, last, g.since))
+			bad = append(bad, violation{
+				fmt.Sprintf("%v\n  though that had gone at %v, and what was true at %v was asked for", g, at(last), at(g.since)), h, g.key, g.value, last, g.end,
+			})
 		}
 		before := g.start
-		if g.source == "getter" && h.faulty(g) {
+		loaded := g.source == "getter" || g.source == "many"
+		if loaded && (g.leaving || h.outside[g.cache] || h.faulty(g, time.Second)) || h.lends && h.faulty(g, standIn) {
 			before -= standIn
 		}
 		for _, w := range writes[g.key] {
-			told := w.err == nil && w.end < before || g.final && h.faded != nil
-			if told && last < w.start {
-				bad = append(bad, fmt.Sprintf("%v\n  though the value had gone at %v, and\n  %v", g, last, w))
-				break
+			told := w.err == nil && w.end < before || g.final && h.faded != nil && !w.orphan
+			if !told || last >= w.start || h.apart(g, w) {
+				continue
 			}
+			v := violation{fmt.Sprintf("%v\n  though that had gone at %v, before\n  %v", g, at(last), w), h, g.key, g.value, w.start, g.end}
+			if h.forgets && g.value == 0 {
+				missing = append(missing, v)
+			} else {
+				bad = append(bad, v)
+			}
+			break
 		}
 	}
-	return bad
+	return bad, missing
 }
 
 // lastAbsent returns when the key of g had no value for the last time before g ended: in the source, or, without one, since
@@ -162,21 +264,27 @@ func (h *history) lastAbsent(g call, writes []call) (last time.Duration) {
 	return last
 }
 
-// faulty reports whether not all could reach each other while c was made, or so little earlier that a question sent then
-// may have failed.
-func (h *history) faulty(c call) bool {
-	return slices.ContainsFunc(h.faults, func(f interval) bool { return f.from <= c.end && f.to+time.Second >= c.start })
+// faulty reports whether not all could reach each other while c was made, or that much earlier.
+func (h *history) faulty(c call, after time.Duration) bool {
+	return slices.ContainsFunc(h.faults, func(f interval) bool { return f.from <= c.end && f.to+after >= c.start })
 }
 
-// split returns, for each key, the caches' values at the end, if they are not all the same.
-func (h *history) split() (bad []string) {
+// differ returns, for each key, the caches' values at the end, if they are not all the same: unless an old one may have
+// stayed somewhere, as nobody is there any more to tell of a write that failed.
+func (h *history) differ() (bad []violation) {
+	untold := make(map[string]bool)
+	for _, c := range h.calls {
+		if c.kind != get && c.err != nil && c.orphan {
+			untold[c.key] = true
+		}
+	}
 	last := make(map[string]call)
 	for _, c := range h.calls {
-		if !c.final || c.kind != get {
+		if !c.final || c.kind != get || untold[c.key] || untold[""] {
 			continue
 		}
 		if other, ok := last[c.key]; ok && (other.value != c.value || (other.err == nil) != (c.err == nil)) {
-			bad = append(bad, fmt.Sprintf("after all had healed:\n  %v\n  %v", other, c))
+			bad = append(bad, violation{fmt.Sprintf("after all had healed:\n  %v\n  %v", other, c), h, c.key, c.value, other.start - time.Minute, c.end})
 		}
 		last[c.key] = c
 	}
@@ -186,7 +294,7 @@ func (h *history) split() (bad []string) {
 // unordered checks the calls of each key for an order in which the owner may have done them: a register for values that
 // are set, and a counter for those that are added to. It returns the keys for which there is none, and how many were not
 // decided in time.
-func (h *history) unordered(patience time.Duration) (bad []string, undecided int) {
+func (h *history) unordered(patience time.Duration) (bad []violation, undecided int) {
 	byKey := make(map[string][]porcupine.Operation)
 	keys := make(map[string]bool)
 	for _, c := range h.calls {
@@ -219,7 +327,7 @@ func (h *history) unordered(patience time.Duration) (bad []string, undecided int
 		}
 		switch porcupine.CheckOperationsTimeout(owner, ops, patience) {
 		case porcupine.Illegal:
-			bad = append(bad, fmt.Sprintf("no order explains what was done to %s:\n%v", key, lines(ops)))
+			bad = append(bad, violation{text: fmt.Sprintf("no order explains what was done to %s:\n%v", key, lines(ops)), key: key})
 		case porcupine.Unknown:
 			undecided++
 		}
@@ -252,12 +360,16 @@ var owner = porcupine.Model{
 	},
 }
 
-// lost checks counters that only grow: a get must return what all adds that had returned before it began have made of
-// them at least, and at most what all that began before it ended can.
-func (h *history) lost() (bad []string) {
+// lost checks counters that only grow: a call must return what all adds that had returned before it began have made of
+// them at least, and at most what all that began before it ended can. What is below that is missing, if values may get lost.
+func (h *history) lost() (bad, missing []violation) {
 	for _, g := range h.calls {
-		if g.kind != get || g.err != nil {
+		if g.kind == purge || g.err != nil {
 			continue
+		}
+		value := g.value
+		if g.kind == add {
+			value = g.sum
 		}
 		least, most := 0, 0
 		for _, a := range h.calls {
@@ -270,9 +382,15 @@ func (h *history) lost() (bad []string) {
 				}
 			}
 		}
-		if g.value < least || g.value > most {
-			bad = append(bad, fmt.Sprintf("%v\n  though at least %d and at most %d had been added", g, least, most))
+		if value >= least && value <= most {
+			continue
+		}
+		v := violation{fmt.Sprintf("%v\n  though at least %d and at most %d had been added", g, least, most), h, g.key, g.value, g.start - 10*time.Second, g.end}
+		if h.forgets && value < least {
+			missing = append(missing, v)
+		} else {
+			bad = append(bad, v)
 		}
 	}
-	return bad
+	return bad, missing
 }

@@ -11,7 +11,7 @@ import (
 // AppendRequest appends r to b, after its length.
 func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	if op, ok := r.Op.(*Request_FetchMany); ok && op.FetchMany != nil && r.Sender == nil && len(r.unknownFields) == 0 && len(op.FetchMany.unknownFields) == 0 {
-		return appendFetchMany(b, r, op.FetchMany.Keys), nil
+		return appendFetchMany(b, r, op.FetchMany), nil
 	}
 	op, ok := r.Op.(*Request_Fetch)
 	if !ok || op.Fetch == nil || r.Sender != nil || len(r.unknownFields) > 0 || len(op.Fetch.unknownFields) > 0 {
@@ -39,9 +39,9 @@ func AppendRequest(b []byte, r *Request) ([]byte, error) {
 	return appendVarint(b, 11, uint64(r.Within)), nil
 }
 
-func appendFetchMany(b []byte, r *Request, keys [][]byte) []byte {
-	many := 0
-	for _, key := range keys {
+func appendFetchMany(b []byte, r *Request, f *FetchMany) []byte {
+	many := 2 * count(f.StandIn)
+	for _, key := range f.Keys {
 		many += 1 + protowire.SizeBytes(len(key))
 	}
 	b = protowire.AppendVarint(b, uint64(sizeBytes(r.Group)+sizeGeneration(r.Generation)+1+protowire.SizeBytes(many)+
@@ -50,9 +50,10 @@ func appendFetchMany(b []byte, r *Request, keys [][]byte) []byte {
 	b = appendGeneration(b, 3, r.Generation)
 	b = protowire.AppendTag(b, 6, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(many))
-	for _, key := range keys {
+	for _, key := range f.Keys {
 		b = protowire.AppendBytes(protowire.AppendTag(b, 1, protowire.BytesType), key)
 	}
+	b = appendVarint(b, 2, uint64(count(f.StandIn)))
 	b = appendVarint(b, 10, uint64(r.Id))
 	return appendVarint(b, 11, uint64(r.Within))
 }
@@ -233,10 +234,17 @@ func (r *RequestReader) Read(b []byte) (*Request, error) {
 			})
 		case num == 6<<3|2 && q.Op == nil:
 			r.manyOp.FetchMany, q.Op = &r.many, &r.manyOp
-			r.many.Keys = r.many.Keys[:0]
+			r.many.Keys, r.many.StandIn = r.many.Keys[:0], false
 			return fields(bytes, func(num protowire.Number, v uint64, bytes []byte) bool {
-				r.many.Keys = append(r.many.Keys, bytes)
-				return num == 1<<3|2
+				switch num {
+				case 1<<3 | 2:
+					r.many.Keys = append(r.many.Keys, bytes)
+				case 2 << 3:
+					r.many.StandIn = v != 0
+				default:
+					return false
+				}
+				return true
 			})
 		case num == 10<<3:
 			q.Id = uint32(v)

@@ -1147,6 +1147,7 @@ func (x *Fetch) GetStandIn() bool {
 type FetchMany struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	StandIn       bool                   `protobuf:"varint,2,opt,name=stand_in,json=standIn,proto3" json:"stand_in,omitempty"` // as in a Fetch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1186,6 +1187,13 @@ func (x *FetchMany) GetKeys() [][]byte {
 		return x.Keys
 	}
 	return nil
+}
+
+func (x *FetchMany) GetStandIn() bool {
+	if x != nil {
+		return x.StandIn
+	}
+	return false
 }
 
 // Loading is the first sign of an owner that has to load the value. The answer follows.
@@ -1526,6 +1534,7 @@ func (*Apart) Descriptor() ([]byte, []int) {
 // NotCached says that the key is not in memory, and that a load was not wanted.
 type NotCached struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Held          bool                   `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"` // of a Peek that holds: the sender is told of writes all the same, for as long as a lease lasts at most
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1558,6 +1567,13 @@ func (x *NotCached) ProtoReflect() protoreflect.Message {
 // Deprecated: Use NotCached.ProtoReflect.Descriptor instead.
 func (*NotCached) Descriptor() ([]byte, []int) {
 	return file_shoal_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NotCached) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
 }
 
 // A Peek asks for what a process has of a key, whoever owns it, and has nothing loaded. Its answer is a Value or NotCached.
@@ -3112,9 +3128,10 @@ const file_shoal_proto_rawDesc = "" +
 	"\vcached_only\x18\a \x01(\bR\n" +
 	"cachedOnly\x12\x12\n" +
 	"\x04over\x18\b \x01(\x03R\x04over\x12\x19\n" +
-	"\bstand_in\x18\t \x01(\bR\astandIn\"\x1f\n" +
+	"\bstand_in\x18\t \x01(\bR\astandIn\":\n" +
 	"\tFetchMany\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\fR\x04keys\"#\n" +
+	"\x04keys\x18\x01 \x03(\fR\x04keys\x12\x19\n" +
+	"\bstand_in\x18\x02 \x01(\bR\astandIn\"#\n" +
 	"\aLoading\x12\x18\n" +
 	"\alongest\x18\x01 \x01(\x03R\alongest\"\x9f\x01\n" +
 	"\x05Value\x12\x14\n" +
@@ -3134,8 +3151,9 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\x03R\x05lease\x12\x10\n" +
 	"\x03age\x18\x02 \x01(\x03R\x03age\"\b\n" +
 	"\x06Cancel\"\a\n" +
-	"\x05Apart\"\v\n" +
-	"\tNotCached\",\n" +
+	"\x05Apart\"\x1f\n" +
+	"\tNotCached\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\bR\x04held\",\n" +
 	"\x04Peek\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
 	"\x04hold\x18\x02 \x01(\bR\x04hold\";\n" +

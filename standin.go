@@ -1,0 +1,177 @@
+package shoal
+
+// standin.go: what becomes of a key whose owner cannot be reached. The next owner stands in for it, so that the fleet still
+// loads the key once. What it holds meanwhile is a copy: it asks the owner for a lease if it can reach it; if not, it keeps
+// the copy for as long as a lease could last, and no longer than until the first word from the owner.
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// askNext asks the next owner of a key whose owner could not be reached, which is what failed says.
+func (g *group) askNext(ctx context.Context, flight *fetchFlight, key string, q question, failed error) (found, error) {
+	next, _ := g.cache.peers.view.Load().next(key)
+	if next == nil || ctx.Err() != nil {
+		return found{}, failed // the caller loads it here
+	}
+	g.counts.standIns.Add(1)
+	q.standIn, q.lease, q.have = true, false, 0
+	f, err := g.cache.fetch(ctx, flight, next, g, key, q, entry{})
+	if g.fallsBack(err) {
+		return found{}, failed
+	}
+	return f, err
+}
+
+// askNextMany is askNext for many keys, which are loaded here if nobody else does.
+func (g *group) askNextMany(ctx context.Context, keys []string, got func(key string, f found, err error)) {
+	v := g.cache.peers.view.Load()
+	var here []string
+	elsewhere := make(map[*peer][]string)
+	for _, key := range keys {
+		if next, _ := v.next(key); next != nil {
+			elsewhere[next] = append(elsewhere[next], key)
+		} else {
+			here = append(here, key)
+		}
+	}
+	for next, keys := range elsewhere {
+		g.counts.standIns.Add(int64(len(keys)))
+		answered := make([]bool, len(keys))
+		g.cache.fetchMany(ctx, next, g, keys, true, false, func(i int, f found, err error) {
+			if _, ok := errors.AsType[*notOwner](err); !ok && !g.fallsBack(err) {
+				answered[i] = true
+				got(keys[i], f, err)
+			}
+		})
+		for i, key := range keys {
+			if !answered[i] {
+				here = append(here, key)
+			}
+		}
+	}
+	g.loadManyHere(ctx, here, got)
+}
+
+// notMine answers a question for a key that this process does not own: unless it stands in for the owner, with whose it is.
+func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
+	v := g.cache.peers.view.Load()
+	owner, mine := v.owner(key)
+	if mine {
+		return found{}, nil, false
+	}
+	if q.standIn && owner != nil {
+		if _, next := v.next(key); next {
+			if e, _, ok := g.copies.use(key, 1, true); ok && !q.fresh && q.maxAge == 0 {
+				return found{entry: e, stale: e.late}, e.err, true
+			}
+			return found{}, nil, false
+		}
+	}
+	return found{}, &notOwner{owner}, true
+}
+
+// standsIn are the keys that a process holds in place of owners that it could not reach either.
+type standsIn struct {
+	mu   sync.Mutex                 // guards keys
+	keys map[string]map[string]bool // by the owner's ID
+}
+
+func (s *standsIn) add(owner, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys == nil {
+		s.keys = make(map[string]map[string]bool)
+	}
+	if s.keys[owner] == nil {
+		s.keys[owner] = make(map[string]bool)
+	}
+	s.keys[owner][strings.Clone(key)] = true
+}
+
+// take returns the keys of an owner, for which this process does not stand in any more.
+func (s *standsIn) take(owner string) map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := s.keys[owner]
+	delete(s.keys, owner)
+	return keys
+}
+
+// placing is what a process has found that is to load a key which it does not own.
+type placing struct {
+	found found         // if it need not be loaded
+	ok    bool          // … so
+	until time.Duration // how long a copy of what is loaded may be kept; 0: not at all
+}
+
+// inPlace looks for the key of f at its owner, if this process stands in for that.
+func (g *group) inPlace(ctx context.Context, f *loadFlight) (p placing, err error) {
+	v := g.cache.peers.view.Load()
+	owner, _ := v.owner(f.Key())
+	if owner == nil || g.hotShare == 0 {
+		return p, nil
+	}
+	if _, next := v.next(f.Key()); !next {
+		return p, nil
+	}
+	sent := g.cache.clock.now()
+	there := &owner.counts.breaker
+	if there.isHere() && !there.isOpen(sent) {
+		g.counts.peeks.Add(1)
+		e, lease, held, err := g.cache.peek(ctx, owner, g, f.Key(), true)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return p, ctx.Err()
+		case err == nil && lease > 0 && !e.isStale(g.cache.clock.now()):
+			p.found, p.ok = found{entry: e, fetched: true}, true
+			g.copyInPlace(f, p.found, sent+lease)
+			return p, nil
+		case err == nil && held:
+			p.until = sent + maxLease
+			return p, nil
+		case err == nil: // it does not take itself for the owner
+			return p, nil
+		}
+	}
+	p.until = sent + maxLease
+	g.standing.add(owner.ID, f.Key())
+	owner.counts.stoodIn.Store(true) // from now on, a word of the owner forgets this flight
+	if there.isHere() {
+		p.until = 0 // it has just come
+	}
+	return p, nil
+}
+
+// copyInPlace keeps a copy of what was found until then, unless f has been forgotten.
+func (g *group) copyInPlace(f *loadFlight, result found, until time.Duration) {
+	e := result.entry
+	if until == 0 || e.err != nil && (!errors.Is(e.err, ErrNotFound) || g.notFoundTTL == 0) {
+		return
+	}
+	if e.fresh == 0 || e.fresh > until {
+		e.fresh = until
+	}
+	e.ends, e.uses = e.fresh, new(atomic.Int64)
+	var cost int64
+	f.Commit(func() { _, cost = g.copies.put(f.Key(), e.value.bytes(), e) })
+	g.shrink(g.copies, cost)
+}
+
+// ownerIsBack ends what this process holds and loads in place of p.
+func (c *Cache) ownerIsBack(p *peer) {
+	if !p.counts.stoodIn.Swap(false) {
+		return
+	}
+	for _, g := range c.allGroups() {
+		for key := range g.standing.take(p.ID) {
+			g.fetches.Forget(key)
+			g.loads.Overtake(key, func() { g.copies.remove(key, 0) })
+		}
+	}
+}
