@@ -155,9 +155,11 @@ func (a *answering) found(q *question, result found, err error) {
 // isTooLong reports whether f would hold up others where the answer goes. What is not kept must be given all the same.
 func (a *answering) isTooLong(f *found) bool { return a.in != nil && f.kept && f.value.Len() > apart }
 
+func (a *answering) value(f *found, v *shoalpb.Value) { a.c.value(f, v) }
+
 // value says in v what was found.
-func (a *answering) value(f *found, v *shoalpb.Value) {
-	now := a.c.clock.now()
+func (c *Cache) value(f *found, v *shoalpb.Value) {
+	now := c.clock.now()
 	v.Value, v.Loaded, v.Version = f.value.bytes(), f.loaded, f.version
 	v.Age, v.Stale, v.Lease, v.Ttl = int64(now-f.born), f.stale, int64(f.lease), 0
 	if f.fresh != 0 {
@@ -309,7 +311,7 @@ func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
 	answer := &shoalpb.Written{Results: make([]*shoalpb.Result, len(w.Changes))}
 	for i, ch := range w.Changes {
 		done := a.group.accept(ctx, w.Op, change{
-			key: NewByteView(ch.Key).String(), value: ch.Value, ttl: time.Duration(ch.Ttl), delta: ch.Delta,
+			key: NewByteView(ch.Key).String(), value: ch.Value, ttl: time.Duration(ch.Ttl), delta: ch.Delta, above: ch.Above,
 		}, a.loading)
 		r := &shoalpb.Result{Version: done.version, Sum: done.sum, All: done.all, Holders: a.c.holdersMessage(done.holders)}
 		if other, ok := done.err.(*notOwner); ok {
@@ -319,6 +321,16 @@ func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
 			r.Error = clip(not.Error())
 		} else if done.err != nil {
 			r.Failed = failed(done.err)
+		}
+		for _, p := range done.replicas {
+			r.Replicas = append(r.Replicas, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
+		}
+		if !done.gone && len(done.replicas) > 0 {
+			r.Now = new(shoalpb.Value)
+			a.value(&found{entry: done.now}, r.Now)
+			if w.Op == shoalpb.Write_SET && ch.Above == 0 {
+				r.Now.Value = nil // which the other side has
+			}
 		}
 		if done.all && answer.Peers == nil {
 			for _, p := range done.known {

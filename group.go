@@ -228,6 +228,9 @@ type group struct {
 	touched touched                     // … since a window opened
 	journal journal                     // … that this process has taken
 
+	written lastWrites // where there are replicas
+	fills   fills
+
 	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped
 	thawAt   time.Duration // when that is to be; 0: never
 

@@ -57,7 +57,16 @@ func (g *group) touch(key string) {
 	}
 }
 
-// greeted waits until this process may act as the owner of key, and returns the view in which it is, or is not.
+// isPast reports whether what another process has had of key at that version may be older than what was written. Where nothing
+// can be loaded, versions tell: what was written may be just what the other has, if it took the write.
+func (g *group) isPast(key string, version uint64) bool {
+	if g.getter != nil && g.touched.has(key) {
+		return true
+	}
+	return g.remembersWrites() && g.written.last(key) > version
+}
+
+// greetedFor waits until this process may act as the owner of key, and returns the view in which it is, or is not.
 func (p *peers) greetedFor(ctx context.Context, key string) (*view, error) {
 	for {
 		v := p.view.Load()
@@ -84,19 +93,22 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 		return found{}, false
 	}
 	former := p.newlyMine(v, f.Key(), now)
-	if former == nil || g.cache.opts.Warm < 0 || g.touched.has(f.Key()) {
+	if former == nil || g.cache.opts.Warm < 0 {
 		return found{}, false
 	}
-	for _, before := range v.predecessors(former, f.Key(), g.getter == nil) {
+	if g.getter != nil && g.touched.has(f.Key()) {
+		return found{}, false
+	}
+	for _, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
 		g.counts.peeks.Add(1)
 		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
-		if err != nil || e.version == 0 {
+		if err != nil || e.version == 0 || g.isPast(f.Key(), e.version) {
 			continue
 		}
 		result := found{entry: e, fetched: true, stale: e.isStale(g.cache.clock.now())}
 		var cost int64
 		f.Commit(func() {
-			if !g.touched.has(f.Key()) {
+			if !g.isPast(f.Key(), e.version) {
 				result.entry, cost = g.main.put(f.Key(), e.value.bytes(), e)
 			}
 		})
@@ -115,7 +127,7 @@ const mostPeeks = 2
 
 // predecessors returns who may have had key before it came to this process: its owner by the former view, or, since it was
 // started, those who own it when this process is not there. If nothing can be loaded, they are all that might.
-func (v *view) predecessors(former *formerView, key string, all bool) []*peer {
+func (v *view) predecessors(former *formerView, key string, n int, all bool) []*peer {
 	var some []*peer
 	add := func(m *peer) {
 		i, ok := v.find(m.ID)
@@ -126,13 +138,13 @@ func (v *view) predecessors(former *formerView, key string, all bool) []*peer {
 			some = append(some, m)
 		}
 	}
-	if owner, _ := former.owner(key); owner != nil {
-		add(owner)
+	for _, i := range former.keepers(key, n) {
+		add(former.members[i])
 	}
 	if len(v.members) == 0 {
 		return some
 	}
-	most := mostPeeks
+	most := max(mostPeeks, n)
 	if all {
 		most = len(v.members)
 	}
@@ -178,7 +190,7 @@ func (g *group) thawLate(old *view) {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
 	if g.thawAt != 0 && g.cache.clock.now() >= g.thawAt {
-		g.main.retain(old.owns)
+		g.main.retain(func(key string) bool { return old.keeps(key, g.owners) })
 	}
 }
 
@@ -214,7 +226,7 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		now := a.c.clock.now()
 		next, more := a.group.main.walk(p.Cursor, func(key string, e entry) bool {
 			sight--
-			if e.err == nil && a.group.ownedBy(v, key, i) {
+			if e.err == nil && a.group.keptBy(v, key, i) {
 				f := found{entry: e, stale: e.isStale(now)}
 				entry := &shoalpb.Entry{Key: []byte(key), Value: new(shoalpb.Value)}
 				a.value(&f, entry.Value)
@@ -233,12 +245,6 @@ func (a *answering) pull(p *shoalpb.Pull) {
 
 // bytesPerItem is about what an entry takes in a message beside its key and value.
 const bytesPerItem = 48
-
-// keeps reports whether this process keeps key for good.
-func (g *group) keeps(key string) bool { return g.cache.peers.view.Load().owns(key) }
-
-// ownedBy reports whether the member of index i is among those who keep key.
-func (g *group) ownedBy(v *view, key string, i int) bool { return v.owners.Owner(key) == i }
 
 // pulls gets what this process owns now from those who have had it, in the background.
 func (c *Cache) pulls(ctx context.Context, from []*peer) {
@@ -322,14 +328,14 @@ func (g *group) adopt(key string, e entry, before *changesSeen) {
 	v := g.cache.peers.view.Load()
 	var cost int64
 	g.loads.Unless(key, func() {
-		if v.owns(key) && !g.touched.has(key) && g.changed(key).Load() == before[changeOf(key)] {
+		if v.keeps(key, g.owners) && !g.isPast(key, e.version) && g.changed(key).Load() == before[changeOf(key)] {
 			cost = g.main.adopt(key, e.value.bytes(), e)
 		}
 	})
 	g.main.shrink(cost)
 	if cost > 0 {
 		g.counts.pulled.Add(1)
-		if now := g.cache.peers.view.Load(); now != v && !now.owns(key) {
+		if now := g.cache.peers.view.Load(); now != v && !now.keeps(key, g.owners) {
 			g.drop(key, 0, false) // the swap may have missed it
 		}
 	}

@@ -275,6 +275,8 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		return func(ctx context.Context, a *answering) { a.write(ctx, op.Write) }
 	case *shoalpb.Request_Drop:
 		a.drop(op.Drop)
+	case *shoalpb.Request_Replicate:
+		return func(_ context.Context, a *answering) { a.replicate(op.Replicate) }
 	case *shoalpb.Request_Peek:
 		a.peek(op.Peek)
 	case *shoalpb.Request_Pull:

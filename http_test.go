@@ -660,13 +660,16 @@ func TestAnswerMayTakeItsTimeAsLongAsItKeepsComing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		im := newImpostor(t)
 		im.answers(says(200, mediaType, delimited(t, &shoalpb.Reply{Answer: &shoalpb.Reply_Value{Value: &shoalpb.Value{Value: []byte("in pieces")}}})))
-		for every, want := range map[time.Duration]string{
-			400 * time.Millisecond: "in pieces",
-			600 * time.Millisecond: strings.ToUpper(im.key), // that is longer than PeerTimeout
+		for _, test := range []struct {
+			every time.Duration
+			want  string
+		}{
+			{400 * time.Millisecond, "in pieces"},
+			{600 * time.Millisecond, strings.ToUpper(im.key)}, // that is longer than PeerTimeout
 		} {
-			im.hosts.slowly.Store(int64(every))
-			if v, err := im.group.Get(t.Context(), im.key); v != want || err != nil {
-				t.Errorf("a byte every %v: %q, %v", every, v, err)
+			im.hosts.slowly.Store(int64(test.every))
+			if v, err := im.group.Get(t.Context(), im.key); v != test.want || err != nil {
+				t.Errorf("a byte every %v: %q, %v", test.every, v, err)
 			}
 		}
 	})

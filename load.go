@@ -163,6 +163,9 @@ func (g *group) settle(f *loadFlight, began time.Duration, l loaded) found {
 		result.over = !f.Commit(func() { result.entry, cost = g.keep(into, f.Key(), trimmed(l.data), result.entry, ttl) })
 		result.kept = cost > 0
 		g.shrink(into, cost)
+		if result.kept && l.err == nil {
+			g.fill(f.Key())
+		}
 	}
 	return result
 }

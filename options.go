@@ -40,7 +40,10 @@ type GroupOptions[V any] struct {
 	// MaxBytes are decoded for each caller.
 	Share bool
 	// SizeOf is the memory of a decoded value, for Share. If nil, it is taken for twice the length of its encoding.
-	SizeOf   func(v V) int64
+	SizeOf func(v V) int64
+	// Owners is how many processes keep each key; if zero, 1. With more, what the owner has is copied to the next ones: what it
+	// loads in the background, what is written before the write returns. When it dies the next has it.
+	Owners   int
 	LRU      bool          // evict the least recently used, in place of S3-FIFO
 	HotBytes int64         // of MaxBytes, for copies of others' hot keys; if zero, an eighth; if negative, none
 	HotRate  float64       // gets a second from one peer that make a key hot; if zero, 10
@@ -106,6 +109,7 @@ func (opts *GroupOptions[V]) withDefaults() (o GroupOptions[V], err error) {
 	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)
 	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
 	o.HotBytes = cmp.Or(o.HotBytes, o.MaxBytes/8)
+	o.Owners = cmp.Or(o.Owners, 1)
 	o.HotRate = cmp.Or(o.HotRate, 10)
 	o.HotLease = cmp.Or(o.HotLease, 2*time.Second)
 	if o.Codec == nil {
@@ -131,6 +135,8 @@ func (opts *GroupOptions[V]) withDefaults() (o GroupOptions[V], err error) {
 		bad("LoadTimeout", "is negative")
 	case o.MaxLoads < 0:
 		bad("MaxLoads", "is negative")
+	case o.Owners < 0:
+		bad("Owners", "is negative")
 	case o.HotBytes > o.MaxBytes:
 		bad("HotBytes", "is more than MaxBytes")
 	case !(o.HotRate > 0 && o.HotRate <= math.MaxFloat64):
@@ -153,6 +159,7 @@ func (o *GroupOptions[V]) settings() settings {
 		notFoundTTL: o.NotFoundTTL,
 		errorTTL:    o.ErrorTTL,
 		jitter:      o.Jitter,
+		owners:      o.Owners,
 		hotRate:     o.HotRate,
 		hotLease:    o.HotLease,
 	}
@@ -234,6 +241,7 @@ type settings struct {
 	errorTTL    time.Duration
 	jitter      float64
 	turns       *semaphore.Weighted // of loads; nil: any number runs at once
+	owners      int
 	hotRate     float64
 	hotLease    time.Duration
 }
@@ -264,7 +272,8 @@ func newGroup(c *Cache, name string, s settings) *group {
 		g.main.hotRate = s.hotRate
 	}
 	g.main.owns = g.keeps
-	g.leases.most, g.rates.most, g.journal.most, g.touched.most = tableSizes(s.maxBytes)
+	g.leases.most, g.rates.most, g.journal.most, g.written.most, g.touched.most = tableSizes(s.maxBytes)
+	g.fills.keys = make(chan string, mostFills)
 	g.main.rates.most = g.rates.most
 	return g
 }

@@ -69,6 +69,7 @@ func (g *group) empty() {
 		g.absent.clear()
 	})
 	g.journal.clear(g.cache.clock.now())
+	g.written.clear()
 	g.forgetDecoded()
 	g.counts.emptied.Add(1)
 }

@@ -240,10 +240,11 @@ func (e *entry) times(sent time.Duration, ttl, age int64) {
 
 // write sends those changes whose indexes are given to their owner, p, and returns what has come of them.
 func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_Op, changes []change, indexes []int) ([]accepted, error) {
+	sent := c.clock.now()
 	w := &shoalpb.Write{Op: op, Changes: make([]*shoalpb.Change, len(indexes))}
 	for j, i := range indexes {
 		ch := changes[i]
-		w.Changes[j] = &shoalpb.Change{Key: []byte(ch.key), Value: ch.value, Ttl: int64(ch.ttl), Delta: ch.delta}
+		w.Changes[j] = &shoalpb.Change{Key: []byte(ch.key), Value: ch.value, Ttl: int64(ch.ttl), Delta: ch.delta, Above: ch.above}
 	}
 	var done []accepted
 	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Write{Write: w}}, g.loadTimeout, func(reply *shoalpb.Reply) error {
@@ -259,6 +260,17 @@ func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_O
 			d := accepted{version: r.Version, acceptor: p, sum: r.Sum, holders: c.holders(r.Holders), all: r.All}
 			if d.all {
 				d.known = known
+			}
+			for _, p := range r.Replicas {
+				d.replicas = append(d.replicas, c.peers.named(p.Id, p.Addr))
+			}
+			if now := r.Now; now != nil {
+				d.now = g.handed(now, sent)
+				if i := indexes[len(done)]; op == shoalpb.Write_SET && changes[i].above == 0 {
+					d.now.value = NewByteView(changes[i].value)
+				}
+			} else {
+				d.gone = true
 			}
 			if r.Failed != nil {
 				d = accepted{err: &notDone{"load", failure(r.Failed)}}

@@ -55,6 +55,7 @@ type GroupStats struct {
 	Peeks        int64 // questions to former owners, before a load
 	Inherited    int64 // … that made the load needless
 	StandIns     int64 // keys that the next owner was asked for, since the owner could not be reached
+	Replicated   int64 // keys of which this process was given what their owners have, see Owners
 	Pulled       int64 // keys that were taken over from former owners in the background
 	LoadErrors   int64 // loads that ended with an error other than ErrNotFound
 	LoadPanics   int64 // … of these, by a panic or runtime.Goexit
@@ -101,6 +102,7 @@ type groupCounts struct {
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
 	batches, reloads                            atomic.Int64
 	peeks, inherited, pulled, standIns          atomic.Int64
+	replicated                                  atomic.Int64
 	sets, removes, adds, purges                 atomic.Int64
 	writes, drops, emptied, leases, leaseWaits  atomic.Int64
 	hints, hintsTold, hintsLost                 atomic.Int64
@@ -139,6 +141,7 @@ func (g *group) stats() GroupStats {
 		Inherited:    c.inherited.Load(),
 		Pulled:       c.pulled.Load(),
 		StandIns:     c.standIns.Load(),
+		Replicated:   c.replicated.Load(),
 		Sets:         c.sets.Load(),
 		Removes:      c.removes.Load(),
 		Adds:         c.adds.Load(),

@@ -20,6 +20,7 @@ type view struct {
 	members []*peer // by ID, this process included if it is one
 	self    int     // its index among members, or -1
 	alone   bool    // nobody is listed: this process owns every key
+	zoned   bool    // its members are in several zones
 	owners  consistenthash.Map
 	digest  uint64 // the same in all processes whose views give the same owners
 	number  uint64 // of the views that this process has had
@@ -136,6 +137,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 			member.line = p.lineTo(m.Addr)
 		}
 		v.members[i] = member
+		v.zoned = v.zoned || m.Zone != members[0].Zone
 	}
 	if len(members) > 0 {
 		v.owners, v.digest = p.place(ring), digest.Sum64()

@@ -27,6 +27,7 @@ type change struct {
 	value []byte        // to set
 	ttl   time.Duration // … 0: for ever; negative: it is not kept
 	delta int64         // to add
+	above uint64        // if not 0: nothing changes, but what there is gets a higher version
 }
 
 // accepted is what has come of a change at its owner.
@@ -37,6 +38,9 @@ type accepted struct {
 	holders  []holder // who may hold an older value
 	all      bool     // everybody may
 	known    []*peer  // … whom the owner knows
+	replicas []*peer  // who else keeps the key
+	now      entry    // … and what they must have of it,
+	gone     bool     // or that it is not there
 	err      error    // why it was not done
 }
 
@@ -85,13 +89,19 @@ func (g *group) change(ctx context.Context, op shoalpb.Write_Op, changes []chang
 		}
 	}
 	w := &writing{g: g, op: op, changes: changes, done: make([]accepted, len(changes)), version: g.cache.clock.version()}
-	w.here(ctx)
-	if len(w.elsewhere) == 0 && !w.mustTell() {
+	if w.mustWait = w.isUngreeted(); !w.mustWait {
+		w.here(ctx)
+	}
+	if len(w.elsewhere) == 0 && !w.mustTell() && !w.mustWait {
 		return w.done, errors.Join(w.errs...)
 	}
 	over := false
 	err := g.cache.carryOut(ctx, fmt.Sprintf("%s in group %q", opName(op), g.name), func(ctx context.Context) error {
+		if w.mustWait {
+			w.here(ctx)
+		}
 		w.there(ctx)
+		w.replicate(ctx)
 		w.tell(ctx)
 		return errors.Join(w.errs...)
 	}, func() { over = true })
@@ -120,6 +130,7 @@ type writing struct {
 	done      []accepted      // in the order of changes
 	version   uint64          // below all that owners give it: of what a hint about it may drop
 	elsewhere map[*peer][]int // by owner, indexes of changes
+	mustWait  bool            // for a greeting, before this process may act as an owner
 	errs      []error
 	missed    map[string]*missed // of errs, by the peer's ID
 }
@@ -145,6 +156,12 @@ func (e *missed) Error() string {
 }
 
 func (e *missed) Unwrap() error { return e.err }
+
+// isUngreeted reports whether a key has come to this process just now, and not everybody has been greeted yet.
+func (w *writing) isUngreeted() bool {
+	v := w.g.cache.peers.view.Load()
+	return slices.ContainsFunc(w.changes, func(c change) bool { return v.owns(c.key) && v.ungreeted(c.key) != nil })
+}
 
 // here does what can be done in this process: it drops copies, and changes what this process owns.
 func (w *writing) here(ctx context.Context) {
@@ -246,7 +263,7 @@ func (w *writing) mustTell() bool {
 		if len(d.holders) > 0 || d.all && len(d.known) > 0 {
 			return true
 		}
-		if d.all && d.err != nil { // nobody has taken it, and everybody is told
+		if d.all && d.err != nil || len(d.replicas) > 0 { // nobody has taken it, and everybody is told
 			return true
 		}
 	}
@@ -304,7 +321,8 @@ func (w *writing) tell(ctx context.Context) {
 		}
 		if d.all {
 			for _, p := range slices.Concat(d.known, everybody) {
-				if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) {
+				isReplica := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == p.ID }) // which has been told already
+				if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) && !isReplica {
 					next.add(p, i, duty{must: true})
 				}
 			}
@@ -385,6 +403,9 @@ func (g *group) drop(key string, version uint64, own bool) {
 	if own {
 		return
 	}
+	if version != 0 {
+		g.noteWritten(key, version)
+	}
 	if g.getter != nil {
 		version = 0 // it can be loaded again
 	}
@@ -411,6 +432,9 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 	}
 	if owner, mine := v.owner(c.key); !mine {
 		return accepted{err: &notOwner{owner}}
+	}
+	if c.above != 0 {
+		return g.raise(c.key, c.above)
 	}
 	g.counts.writes.Add(1)
 	var e entry
@@ -440,7 +464,8 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		v = now
 	}
 	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now())
-	w := accepted{version: e.version, sum: sum, holders: g.leases.of(c.key, g.cache.clock.now())}
+	g.noteWritten(c.key, e.version)
+	w := accepted{version: e.version, sum: sum, replicas: g.replicas(v, c.key), now: e, gone: c.ttl < 0, holders: g.leases.of(c.key, g.cache.clock.now())}
 	if w.all = g.cache.peers.tellAll(c.key); w.all {
 		w.known = g.cache.peers.others()
 	}

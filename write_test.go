@@ -720,6 +720,7 @@ func TestEqualGenerationsOfTwoPurgesEmptyBothSides(t *testing.T) {
 			s.set(keys[i], "new")
 		}
 		f.Heal()
+		time.Sleep(2 * time.Second) // until they have greeted each other
 		want(t, f, 1, keys[0], "new")
 		want(t, f, 0, keys[1], "new")
 		emptied := f.groups[0].Stats().Emptied

@@ -218,7 +218,8 @@ func (o *options) crowd() {
 
 // keepAt has each key be kept by so many processes, and returns how many that are.
 func (o *options) keepAt(owners int) int {
-	return 1 // as long as there is no GroupOptions.Owners to be set, in o.loaded and o.held
+	o.loaded.Owners, o.held.Owners = owners, owners
+	return owners
 }
 
 // started makes the groups of the process that has been started as cache i.
@@ -639,7 +640,7 @@ func (r *run) check() (res result) {
 	bad := r.bad
 	for _, h := range all {
 		h.faults, h.splits, h.outside = r.faults, r.splits, r.members.outside
-		h.lends, h.forgets = r.peers != stay, r.peers != stay
+		h.lends, h.forgets = true, r.peers != stay
 		for i := range h.calls {
 			h.calls[i].orphan = r.ended[h.calls[i].process]
 		}

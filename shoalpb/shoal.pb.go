@@ -1750,11 +1750,12 @@ func (x *Pulled) GetWait() bool {
 	return false
 }
 
-// An Entry is what a process has of a key, with the version that it has there.
+// An Entry is what a process has of a key.
 type Entry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value         *Value                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Version       uint64                 `protobuf:"fixed64,3,opt,name=version,proto3" json:"version,omitempty"` // of a Replicate's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1801,6 +1802,13 @@ func (x *Entry) GetValue() *Value {
 		return x.Value
 	}
 	return nil
+}
+
+func (x *Entry) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 // A Replicate gives another owner of its keys what has become of them.
@@ -3164,10 +3172,11 @@ const file_shoal_proto_rawDesc = "" +
 	"\aentries\x18\x01 \x03(\v2\x0f.shoal.v1.EntryR\aentries\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\x04R\x06cursor\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x12\n" +
-	"\x04wait\x18\x04 \x01(\bR\x04wait\"@\n" +
+	"\x04wait\x18\x04 \x01(\bR\x04wait\"Z\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12%\n" +
-	"\x05value\x18\x02 \x01(\v2\x0f.shoal.v1.ValueR\x05value\"J\n" +
+	"\x05value\x18\x02 \x01(\v2\x0f.shoal.v1.ValueR\x05value\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x06R\aversion\"J\n" +
 	"\tReplicate\x12)\n" +
 	"\aentries\x18\x01 \x03(\v2\x0f.shoal.v1.EntryR\aentries\x12\x12\n" +
 	"\x04fill\x18\x02 \x01(\bR\x04fill\"\"\n" +

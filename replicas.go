@@ -1,0 +1,402 @@
+package shoal
+
+// replicas.go: keys that several processes keep (GroupOptions.Owners). The first of them loads and orders the writes; the
+// others have what it has: what was loaded comes to them in the background, and a write before it is acknowledged.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/shoalcache/shoal/shoalpb"
+)
+
+// keepers returns the n members that keep key, by their indexes, its owner first, and of the rest those first that are in other
+// zones.
+func (v *view) keepers(key string, n int) []int {
+	if len(v.members) == 0 || !v.zoned || n == 1 {
+		return v.ring(key, n)
+	}
+	order := v.ring(key, min(4*n, len(v.members)))
+	if len(order) < len(v.members) && v.zonesOf(order) < n {
+		order = v.ring(key, len(v.members))
+	}
+	some := order[:1:1]
+	for _, other := range []bool{true, false} {
+		for _, i := range order[1:] {
+			if len(some) == n {
+				return some
+			}
+			elsewhere := !slices.ContainsFunc(some, func(j int) bool { return v.members[j].Zone == v.members[i].Zone })
+			if elsewhere == other && !slices.Contains(some, i) {
+				some = append(some, i)
+			}
+		}
+	}
+	return some
+}
+
+func (v *view) ring(key string, n int) []int {
+	if len(v.members) == 0 {
+		return nil
+	}
+	return v.owners.Owners(key, n)
+}
+
+func (v *view) zonesOf(members []int) int {
+	zones := make(map[string]bool)
+	for _, i := range members {
+		zones[v.members[i].Zone] = true
+	}
+	return len(zones)
+}
+
+// keeps reports whether this process is among the n that keep key.
+func (v *view) keeps(key string, n int) bool {
+	if n == 1 || v.self < 0 {
+		return v.owns(key)
+	}
+	return slices.Contains(v.keepers(key, n), v.self)
+}
+
+// keeps reports whether this process keeps key for good, as its owner or as a replica.
+func (g *group) keeps(key string) bool { return g.cache.peers.view.Load().keeps(key, g.owners) }
+
+// keptBy reports whether the member of index i is among those who keep key.
+func (g *group) keptBy(v *view, key string, i int) bool {
+	if g.owners == 1 {
+		return v.owners.Owner(key) == i
+	}
+	return slices.Contains(v.keepers(key, g.owners), i)
+}
+
+// replicas returns who keeps key beside its owner.
+func (g *group) replicas(v *view, key string) (all []*peer) {
+	if g.owners == 1 || len(v.members) < 2 {
+		return nil
+	}
+	for _, i := range v.keepers(key, g.owners)[1:] {
+		all = append(all, v.members[i])
+	}
+	return all
+}
+
+// lastWrites are the versions of the latest writes, where there are replicas or no getter, so that nothing older comes in later, even if what
+// was written has been removed or evicted. Those that are not remembered any more are below the floor, and so is what is
+// refused without need.
+type lastWrites struct {
+	most int
+
+	mu       sync.Mutex // guards what follows
+	versions map[uint64]uint64
+	order    []writtenAt
+	floor    uint64
+}
+
+type writtenAt struct {
+	key, version uint64
+	until        time.Duration
+}
+
+// bytesPerWritten is about what one takes.
+const bytesPerWritten = 96
+
+// last returns the version of the latest write of key, or 0.
+func (w *lastWrites) last(key string) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(w.versions[xxhash.Sum64String(key)], w.floor)
+}
+
+// knows reports whether the latest write of key is remembered.
+func (w *lastWrites) knows(key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.versions[xxhash.Sum64String(key)] != 0
+}
+
+func (w *lastWrites) note(key string, version uint64, now, until time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.versions == nil {
+		w.versions = make(map[uint64]uint64)
+	}
+	hash := xxhash.Sum64String(key)
+	w.versions[hash] = max(w.versions[hash], version)
+	w.order = append(w.order, writtenAt{hash, version, until})
+	for len(w.order) > w.most || w.order[0].until <= now {
+		first := w.order[0]
+		w.order = w.order[1:]
+		w.floor = max(w.floor, first.version)
+		if w.versions[first.key] == first.version {
+			delete(w.versions, first.key)
+		}
+	}
+}
+
+func (w *lastWrites) clear() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.versions, w.order, w.floor = nil, nil, 0
+}
+
+// noteWritten takes note of a write, which nothing older may undo.
+func (g *group) noteWritten(key string, version uint64) {
+	if !g.remembersWrites() {
+		return
+	}
+	now := g.cache.clock.now()
+	g.written.note(key, version, now, now+2*g.cache.peers.window)
+}
+
+// remembersWrites reports whether versions decide what is newer.
+func (g *group) remembersWrites() bool { return g.owners > 1 || g.getter == nil }
+
+// A replica is what another owner must have of a key: a value, or the word that it has none.
+type replica struct {
+	key  string
+	e    entry // with its version
+	gone bool
+}
+
+// replicate does what another owner says of a key: fill says that it was loaded there, and not written. It returns the version
+// of what is newer here, or 0.
+func (g *group) replicate(r replica, fill bool) (newer uint64) {
+	g.cache.clock.saw(r.e.version >> 16)
+	if !g.keeps(r.key) {
+		if !fill {
+			g.drop(r.key, 0, false)
+		}
+		return 0
+	}
+	var cost int64
+	store := func() {
+		have := g.written.last(r.key)
+		if old, ok := g.main.engine.peek(r.key); ok {
+			have = max(have, old.version)
+		}
+		if have > r.e.version {
+			newer = have
+			return
+		}
+		if !fill {
+			g.touch(r.key)
+			g.noteWritten(r.key, r.e.version)
+		}
+		g.absent.remove(r.key, 0)
+		if r.gone {
+			g.main.remove(r.key, 0)
+		} else {
+			_, cost = g.main.put(r.key, r.e.value.bytes(), r.e)
+		}
+	}
+	if fill {
+		g.loads.Unless(r.key, store)
+	} else {
+		g.fetches.Overtake(r.key, func() { g.copies.remove(r.key, 0) })
+		g.loads.Overtake(r.key, store)
+	}
+	g.main.shrink(cost)
+	g.counts.replicated.Add(1)
+	return newer
+}
+
+// raise gives what this process, which owns key, has of it now a version above that, and returns it.
+func (g *group) raise(key string, above uint64) accepted {
+	v := g.cache.peers.view.Load()
+	if owner, mine := v.owner(key); !mine {
+		return accepted{err: &notOwner{owner}}
+	}
+	g.cache.clock.saw(above >> 16)
+	var a accepted
+	g.loads.Overtake(key, func() {
+		if e, ok := g.main.peek(key); ok {
+			if e.version < above {
+				e.version = g.cache.clock.version()
+				e, _ = g.main.put(key, e.value.bytes(), e)
+			}
+			a.now, a.version = e, e.version
+		} else if g.written.knows(key) {
+			if a.version, a.gone = g.written.last(key), true; a.version < above {
+				a.version = g.cache.clock.version()
+			}
+		} else {
+			a.err = errForgotten
+			return
+		}
+		g.noteWritten(key, a.version)
+	})
+	a.replicas = g.replicas(v, key)
+	return a
+}
+
+var errForgotten = errors.New("the owner holds nothing of the key any more, and a replica has something newer")
+
+// replicate gives the other owners what was written. What is newer there, as the owner's clock may be behind, is overtaken.
+func (w *writing) replicate(ctx context.Context) {
+	type duty struct {
+		to *peer
+		i  int
+	}
+	var todo []duty
+	for i, d := range w.done {
+		for _, p := range d.replicas {
+			if d.err == nil {
+				todo = append(todo, duty{p, i})
+			}
+		}
+	}
+	var mu sync.Mutex // guards errs and what blame does
+	var wg sync.WaitGroup
+	for _, d := range todo {
+		wg.Go(func() {
+			if err := w.replicateTo(ctx, d.to, d.i); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				w.g.cache.hints.keep(w.g, d.to, w.changes[d.i].key, w.done[d.i].version)
+				w.blame(d.to, d.i, true, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (w *writing) replicateTo(ctx context.Context, to *peer, i int) error {
+	c, d := w.g.cache, w.done[i]
+	for range 3 {
+		r := replica{w.changes[i].key, d.now, d.gone}
+		r.e.version = d.version
+		var newer uint64
+		if to.incarnation == c.peers.incarnation {
+			newer = w.g.replicate(r, false)
+		} else if all, err := c.replicate(ctx, to, w.g, []replica{r}, false); err != nil {
+			return err
+		} else {
+			newer = all[0]
+		}
+		if newer == 0 {
+			return nil
+		}
+		was := d
+		if d.acceptor == nil {
+			d = w.g.raise(w.changes[i].key, newer)
+		} else if raised, err := c.write(ctx, d.acceptor, w.g, w.op, []change{{key: w.changes[i].key, above: newer}}, []int{0}); err != nil {
+			return err
+		} else {
+			d = raised[0]
+		}
+		if d.err != nil {
+			return d.err
+		}
+		d.acceptor = was.acceptor
+		if d.version == newer {
+			return nil // it is this very write, or a later one, that is there
+		}
+	}
+	return fmt.Errorf("it always has something newer")
+}
+
+// fills are keys that were loaded here, and are to go to the replicas.
+type fills struct {
+	begun atomic.Bool
+	keys  chan string
+}
+
+// mostFills is how many wait. Those for whom there is no room are not copied.
+const mostFills = 4096
+
+// fill has what was loaded of key copied to the replicas, in the background.
+func (g *group) fill(key string) {
+	if g.owners == 1 || len(g.cache.peers.view.Load().members) < 2 {
+		return
+	}
+	if g.fills.begun.CompareAndSwap(false, true) {
+		go g.fillAll(g.cache.life)
+	}
+	select {
+	case g.fills.keys <- key:
+	default:
+	}
+}
+
+// fillAll copies keys to their replicas, those together that have come together.
+func (g *group) fillAll(ctx context.Context) {
+	for {
+		to := make(map[*peer][]replica)
+		size := 0
+		add := func(key string) {
+			v := g.cache.peers.view.Load()
+			if e, ok := g.main.peek(key); ok && v.owns(key) {
+				size += len(key) + e.value.Len()
+				for _, p := range g.replicas(v, key) {
+					to[p] = append(to[p], replica{key: key, e: e})
+				}
+			}
+		}
+		select {
+		case key := <-g.fills.keys:
+			add(key)
+		case <-ctx.Done():
+			return
+		}
+		for more := true; more && size < pullBytes; {
+			select {
+			case key := <-g.fills.keys:
+				add(key)
+			default:
+				more = false
+			}
+		}
+		for p, all := range to {
+			g.cache.replicate(ctx, p, g, all, true) // what does not arrive is restored with the next change of view
+		}
+	}
+}
+
+// replicate gives p what it must have of keys, and returns for each the version of what is newer there, or 0.
+func (c *Cache) replicate(ctx context.Context, p *peer, g *group, all []replica, fill bool) ([]uint64, error) {
+	r := &shoalpb.Replicate{Entries: make([]*shoalpb.Entry, len(all)), Fill: fill}
+	for i, one := range all {
+		r.Entries[i] = &shoalpb.Entry{Key: []byte(one.key), Version: one.e.version}
+		if !one.gone {
+			v := new(shoalpb.Value)
+			c.value(&found{entry: one.e}, v)
+			r.Entries[i].Value = v
+		}
+	}
+	var newer []uint64
+	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Replicate{Replicate: r}}, 0, func(reply *shoalpb.Reply) error {
+		answer := reply.GetReplicated()
+		if answer == nil || len(answer.Newer) != len(all) {
+			return unexpected(reply)
+		}
+		newer = answer.Newer
+		return nil
+	})
+	if isNoGroup(err) {
+		return make([]uint64, len(all)), nil
+	}
+	return newer, err
+}
+
+// replicate takes over what another owner says of keys.
+func (a *answering) replicate(r *shoalpb.Replicate) {
+	answer := &shoalpb.Replicated{Newer: make([]uint64, len(r.Entries))}
+	now := a.c.clock.now()
+	for i, e := range r.Entries {
+		one := replica{key: string(e.Key), gone: e.Value == nil}
+		if e.Value != nil {
+			one.e = a.group.handed(e.Value, now)
+			one.e.value = NewByteView(slices.Clone(e.Value.Value))
+		}
+		one.e.version = e.Version
+		answer.Newer[i] = a.group.replicate(one, r.Fill)
+	}
+	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Replicated{Replicated: answer}})
+}
