@@ -152,7 +152,7 @@ func (c *cluster) start(p *place) error {
 		return err
 	}
 	cmd.Cancel = stdin.Close         // asks it to end,
-	cmd.WaitDelay = 2 * shutdownTime // and after that, makes it
+	cmd.WaitDelay = 10 * time.Second // and after that, makes it
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -36,7 +36,8 @@ const (
 )
 
 type options struct {
-	peers, requests, clients   int
+	peers, owners              int
+	requests, clients          int
 	writes                     float64
 	trace, discovery, scenario string
 	latency, minReady          time.Duration
@@ -46,8 +47,8 @@ type options struct {
 // invalid says what is wrong with opts.
 func (opts *options) invalid() error {
 	switch {
-	case opts.peers < 1 || opts.clients < 1:
-		return errors.New("-peers and -clients are 1 or more")
+	case opts.peers < 1 || opts.clients < 1 || opts.owners < 1:
+		return errors.New("-peers, -clients and -owners are 1 or more")
 	case opts.requests < 0 || opts.latency < 0 || opts.minReady < 0:
 		return errors.New("-requests, -latency and -min-ready are not negative")
 	case !(opts.writes >= 0 && opts.writes <= 1):
@@ -80,6 +81,7 @@ func main() {
 
 	var opts options
 	flag.IntVar(&opts.peers, "peers", 3, "`number` of processes that share the cache")
+	flag.IntVar(&opts.owners, "owners", 1, "`number` of peers that keep each product")
 	flag.IntVar(&opts.requests, "requests", 0, "`number` of requests; if 0, 60,000 or the whole trace")
 	flag.IntVar(&opts.clients, "clients", 16, "`number` of requests on their way at once")
 	flag.Float64Var(&opts.writes, "writes", 0, "`share` of the requests through Shoal that are updates, from 0 to 1")
@@ -125,7 +127,7 @@ func run(ctx context.Context, opts options) error {
 		return err
 	}
 	r := report{options: opts, workload: w, database: database}
-	s := settings{Changes: opts.writes > 0, Latency: opts.latency, MaxBytes: maxBytes, Database: database}
+	s := settings{Changes: opts.writes > 0, Latency: opts.latency, Owners: opts.owners, MaxBytes: maxBytes, Database: database}
 	dir, err := os.MkdirTemp("", "shoal-cluster-*") // one that the system clears, should this process not live to do it
 	if err != nil {
 		return err

@@ -34,6 +34,7 @@ type settings struct {
 	Changes  bool          // whether that is updated
 	Latency  time.Duration // what a query takes longer than this file does
 	Ledger   string        // where to write down what is loaded, if not empty
+	Owners   int           // how many peers keep each product
 	MaxBytes int64         // memory for the group
 }
 
@@ -83,7 +84,9 @@ func runPeer() error {
 	if err != nil {
 		return err
 	}
-	products := shoal.NewGroup(cache, "products", load, &shoal.GroupOptions[Product]{MaxBytes: s.MaxBytes})
+	products := shoal.NewGroup(cache, "products", load, &shoal.GroupOptions[Product]{
+		MaxBytes: s.MaxBytes, Owners: s.Owners,
+	})
 
 	// An update is first in the database, and then nowhere else an older product. Only when that is so does the client
 	// hear of it: no peer answers with an older one from then on.
@@ -111,11 +114,16 @@ func runPeer() error {
 	server := &http.Server{Handler: mux}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
+	alone := make(chan struct{})
 	go func() {
 		io.Copy(io.Discard, os.Stdin) // until the parent closes it, or is no more
-		end()
+		close(alone)
 	}()
-	<-terminated.Done()
+	select {
+	case <-terminated.Done():
+	case <-alone: // all peers end, and there is nobody to hand over to
+		return nil
+	}
 
 	// The cache first: it hands over what it holds, and goes on to answer users.
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
