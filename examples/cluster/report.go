@@ -157,11 +157,11 @@ type summary struct {
 	StaleReads int      `json:"stale_reads"`
 	figures             // of the requests through the cache
 	Direct     *figures `json:"direct,omitempty"` // of those straight to the database
-	*changed
+	*Change
 }
 
-// changed is what a scenario adds.
-type changed struct {
+// A Change is what a scenario adds.
+type Change struct {
 	Scenario   string `json:"scenario"`
 	ExtraLoads int    `json:"extra_loads"`
 	SlowestMS  int64  `json:"slowest_ms"`

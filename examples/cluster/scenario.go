@@ -45,7 +45,7 @@ type scenario struct {
 type step struct {
 	name  string
 	begin time.Time
-	again []loading // of what had been loaded before
+	again int // loads of what had been loaded before
 	outcome
 }
 
@@ -59,12 +59,13 @@ func runScenario(c *cluster, u *users, opts options) (*scenario, error) {
 		defer showProgress(label, &done, len(once))()
 		return u.replay(c.alive, "/product/", once, make([]bool, len(once)), &done)
 	}
-	warm, err := replay("loading each product once")
-	if err == nil && warm.errors > 0 {
-		err = warm.firstErr
+	first := s.step("each product once")
+	var err error
+	if first.outcome, err = replay(first.name); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("loading each product once: %w", err)
+	if err := first.failure(); err != nil {
+		return nil, err
 	}
 	loaded, err := readLedger(c.Ledger)
 	if err != nil {
@@ -74,8 +75,8 @@ func runScenario(c *cluster, u *users, opts options) (*scenario, error) {
 		return nil, fmt.Errorf("%d of %d products were loaded when each had been asked for", known, len(once))
 	}
 
+	s.step("before the change")
 	stop := s.load(chooseUpdates(len(u.requests), opts.writes))
-	s.step("before")
 	err = s.wait(steady)
 	if err == nil {
 		err = changes[opts.scenario](s)
@@ -163,7 +164,7 @@ func (s *scenario) begin(p *place) error {
 }
 
 func (s *scenario) settle() error {
-	s.step(fmt.Sprintf("%v pass", s.minReady))
+	s.step(fmt.Sprintf("the next %v", s.minReady))
 	return s.wait(s.minReady)
 }
 
@@ -196,9 +197,7 @@ func (s *scenario) load(updates []bool) (stop func()) {
 func (s *scenario) count(r request, took time.Duration, failed, stale error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.steps) > 0 {
-		s.steps[len(s.steps)-1].count(r.update, took, failed, stale)
-	}
+	s.steps[len(s.steps)-1].count(r.update, took, failed, stale)
 }
 
 // step begins the next step.
@@ -213,6 +212,16 @@ func (s *scenario) step(name string) *step {
 	return next
 }
 
+// at returns the step of that time.
+func (s *scenario) at(t time.Time) *step {
+	for _, st := range slices.Backward(s.steps) {
+		if !st.begin.After(t) {
+			return st
+		}
+	}
+	return s.steps[0]
+}
+
 // finish finds out in which steps products were loaded that had been loaded before.
 func (s *scenario) finish() error {
 	loaded, err := readLedger(s.Ledger)
@@ -221,9 +230,7 @@ func (s *scenario) finish() error {
 	}
 	s.loads = len(loaded)
 	for _, l := range again(loaded) {
-		i, _ := slices.BinarySearchFunc(s.steps, l.at, func(st *step, at time.Time) int { return st.begin.Compare(at) })
-		st := s.steps[max(i-1, 0)]
-		st.again = append(st.again, l)
+		s.at(l.at).again++
 	}
 	for _, st := range s.steps {
 		slices.Sort(st.reads)
