@@ -42,7 +42,7 @@ func (c *cost) failure() error {
 // writeTable writes what each step has cost, and the whole change.
 func (c *cost) writeTable(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Requests: %s, from %s to %s that find each other by %s, all on this machine\nDatabase: %s, %v a query",
+	fmt.Fprintf(&b, "Requests: %s, from %s to %s (-discovery %s), all on this machine\nDatabase: %s, %v a query",
 		c.users.name, plural(c.options.clients, "client"), plural(c.options.peers, "peer"), c.discovery, c.database, c.latency)
 	if c.options.writes > 0 {
 		b.WriteString(", in a copy that is gone after this run")

@@ -33,7 +33,7 @@ func TestCostTable(t *testing.T) {
 	if err := exampleCost().writeTable(&b); err != nil {
 		t.Fatal(err)
 	}
-	const want = `Requests: trace example.gz, from 1 client to 3 peers that find each other by static, all on this machine
+	const want = `Requests: trace example.gz, from 1 client to 3 peers (-discovery static), all on this machine
 Database: /cache/products.db, 1ms a query
 
                                  took     requests  extra loads       errors  stale reads          p99      slowest
