@@ -43,7 +43,7 @@ func (g *group) answerNow(key string, q question) (f found, lease time.Duration,
 	if f, err, ok := g.notMine(key, q); ok {
 		return f, 0, err, true
 	}
-	if q.cachedOnly {
+	if q.cachedOnly && !q.standIn {
 		return found{}, 0, ErrNotCached, true
 	}
 	return found{}, lease, nil, false
@@ -51,6 +51,9 @@ func (g *group) answerNow(key string, q question) (f found, lease time.Duration,
 
 // answerLater loads key for a peer. It never asks another process.
 func (g *group) answerLater(ctx context.Context, key string, q question, lease time.Duration) (found, error) {
+	if q.cachedOnly { // of a stand-in
+		return g.peekFor(ctx, key)
+	}
 	f, err := g.load(ctx, key, q.want)
 	f.lease = g.leaseOf(f, lease) // none if it was written to meanwhile, for then it is not kept
 	return f, err
@@ -129,7 +132,7 @@ func (a *answering) found(q *question, result found, err error) {
 	switch {
 	case isOther:
 		a.refuseWith(http.StatusMisdirectedRequest, other.message())
-	case err == ErrNotCached && q.cachedOnly:
+	case err == ErrNotCached && (q.cachedOnly || q.standIn):
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{}}})
 	case errors.Is(err, ErrNotFound):
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_NotFound{NotFound: a.notFound(result)}})
@@ -335,6 +338,9 @@ func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
 		if done.all && answer.Peers == nil {
 			for _, p := range done.known {
 				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
+			}
+			for _, p := range done.past {
+				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr), Past: true})
 			}
 		}
 		answer.Results[i] = r

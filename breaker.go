@@ -76,3 +76,11 @@ func (b *breaker) heard(clock *clock, answer bool) {
 		b.until.Store(rest)
 	}
 }
+
+// reset closes the breaker, as another process is there now.
+func (b *breaker) reset() {
+	b.strikes.Store(0)
+	b.rest.Store(0)
+	b.missed.Store(0)
+	b.open.Store(false)
+}

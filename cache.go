@@ -74,6 +74,8 @@ type Options struct {
 	MaxValueBytes int64        // largest value; if zero, 64 MiB
 	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB; at least 64 KiB more than that
 	MaxRequests   int          // requests of peers answered at once; if zero, 10,000
+	Hedge         float64      // percentile of a peer's latency after which the next owner is asked too; if zero, never
+	ZoneReads     bool         // ask a replica in this process's Zone first
 	Logger        *slog.Logger // for what has no caller to return to; if nil, slog.Default()
 }
 
@@ -146,6 +148,8 @@ func (opts *Options) withDefaults() (o Options, err error) {
 		err = fmt.Errorf("shoal: Options.PeerTimeout: %v is negative", o.PeerTimeout)
 	case o.Warm > 0 && o.Warm < 4*maxLease:
 		err = fmt.Errorf("shoal: Options.Warm: %v is less than 20 s", o.Warm)
+	case !(o.Hedge >= 0 && o.Hedge < 100):
+		err = fmt.Errorf("shoal: Options.Hedge: %v is not a percentile from 0 to below 100", o.Hedge)
 	case o.MaxKeyBytes < 0:
 		err = fmt.Errorf("shoal: Options.MaxKeyBytes: %d is negative", o.MaxKeyBytes)
 	case o.MaxValueBytes < 0:

@@ -175,6 +175,12 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	return all
 }
 
+func (a *acquaintances) isStranger(p *peer) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.met[p.incarnation] != nil
+}
+
 // stranger returns the one of that incarnation, or nil.
 func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
 	if a.count.Load() == 0 {

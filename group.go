@@ -429,8 +429,13 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 			q.over = g.cache.clock.now() - (before.fresh - g.hotLease)
 		}
 	}
+	if near := g.replicaNear(owner, key, q); near != nil {
+		if f, err := g.cache.fetch(ctx, flight, near, g, key, question{want: want{cachedOnly: true}, callers: q.callers, standIn: true}, entry{}); err == nil {
+			return f, nil
+		}
+	}
 	g.counts.fetches.Add(1)
-	f, err := g.cache.fetch(ctx, flight, owner, g, key, q, before)
+	f, err := g.fetchHedged(ctx, flight, owner, key, q, before)
 	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
 		g.counts.fetches.Add(1)
@@ -444,7 +449,7 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
 	}
-	if g.fallsBack(err) && !q.cachedOnly {
+	if p, ok := errors.AsType[*PeerError](err); ok && p.Op == "get" && (g.getter != nil || g.owners > 1) && !q.cachedOnly {
 		return g.askNext(ctx, flight, key, q, err)
 	}
 	return f, err

@@ -92,12 +92,16 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 	if len(v.former) == 0 || !v.owns(f.Key()) {
 		return found{}, false
 	}
-	former := p.newlyMine(v, f.Key(), now)
-	if former == nil || g.cache.opts.Warm < 0 {
+	if g.cache.opts.Warm < 0 {
 		return found{}, false
 	}
-	if g.getter != nil && g.touched.has(f.Key()) {
+	former := p.newlyMine(v, f.Key(), now)
+	last := g.written.of(f.Key())
+	switch elsewhere := g.getter == nil && last.elsewhere; {
+	case former == nil && !elsewhere, g.getter != nil && g.touched.has(f.Key()):
 		return found{}, false
+	case elsewhere:
+		defer g.written.isNowhere(f.Key(), last.version) // or here, from now on
 	}
 	for _, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
 		g.counts.peeks.Add(1)
@@ -122,8 +126,9 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 	return found{}, false
 }
 
-// mostPeeks is how many processes are asked for what they hold of a key before it is loaded.
-const mostPeeks = 2
+// mostPeeks is how many processes are asked for what they hold of a key before it is loaded, and mostPeeksForGood before it is
+// taken for lost, since nothing can be loaded.
+const mostPeeks, mostPeeksForGood = 2, 8
 
 // predecessors returns who may have had key before it came to this process: its owner by the former view, or, since it was
 // started, those who own it when this process is not there. If nothing can be loaded, they are all that might.
@@ -138,15 +143,17 @@ func (v *view) predecessors(former *formerView, key string, n int, all bool) []*
 			some = append(some, m)
 		}
 	}
-	for _, i := range former.keepers(key, n) {
-		add(former.members[i])
+	if former != nil {
+		for _, i := range former.keepers(key, n) {
+			add(former.members[i])
+		}
 	}
 	if len(v.members) == 0 {
 		return some
 	}
 	most := max(mostPeeks, n)
 	if all {
-		most = len(v.members)
+		most = max(most, mostPeeksForGood)
 	}
 	for _, i := range v.owners.Owners(key, most+1) {
 		if len(some) < most {

@@ -506,7 +506,8 @@ func (p *peers) leave(ctx context.Context) error {
 	others := p.others()
 	if old.self >= 0 { // until they have heard, they ask this process, which answers
 		var wg sync.WaitGroup
-		for _, m := range slices.Concat(others, p.known.strangers(p.clock.now())) {
+		must, may := p.everybody()
+		for _, m := range slices.Concat(must, may) {
 			wg.Go(func() { p.goodbye(ctx, m) }) // who does not answer finds out
 		}
 		wg.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -88,7 +89,7 @@ func (g *group) goOn() {
 func (g *group) purge(ctx context.Context) error {
 	g.counts.purges.Add(1)
 	g.goOn()
-	if len(g.cache.peers.others()) == 0 {
+	if must, may := g.cache.peers.everybody(); len(must)+len(may) == 0 {
 		return nil
 	}
 	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), g.purgeAll, func() {})
@@ -110,13 +111,14 @@ func (g *group) purgeAll(ctx context.Context) error {
 			errs   []error
 			wg     sync.WaitGroup
 		)
-		for _, p := range g.cache.peers.others() {
+		members, past := g.cache.peers.everybody()
+		for i, p := range slices.Concat(members, past) {
 			wg.Go(func() {
 				ahead, err := g.cache.purge(ctx, p, g)
 				mu.Lock()
 				defer mu.Unlock()
 				behind = behind || ahead
-				if err != nil {
+				if err != nil && i < len(members) {
 					g.cache.hints.keepPurge(g, p)
 					errs = append(errs, &PeerError{Peer: p.Peer, Op: "purge", Err: fmt.Errorf("group %q: %w", g.name, err)})
 				}

@@ -252,14 +252,18 @@ func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_O
 		if answer == nil || len(answer.Results) != len(indexes) {
 			return unexpected(reply)
 		}
-		var known []*peer
+		var known, past []*peer
 		for _, k := range answer.Peers {
-			known = append(known, c.peers.named(k.Id, k.Addr))
+			if p := c.peers.named(k.Id, k.Addr); k.Past {
+				past = append(past, p)
+			} else {
+				known = append(known, p)
+			}
 		}
 		for _, r := range answer.Results {
 			d := accepted{version: r.Version, acceptor: p, sum: r.Sum, holders: c.holders(r.Holders), all: r.All}
 			if d.all {
-				d.known = known
+				d.known, d.past = known, past
 			}
 			for _, p := range r.Replicas {
 				d.replicas = append(d.replicas, c.peers.named(p.Id, p.Addr))

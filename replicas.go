@@ -68,6 +68,29 @@ func (v *view) keeps(key string, n int) bool {
 // keeps reports whether this process keeps key for good, as its owner or as a replica.
 func (g *group) keeps(key string) bool { return g.cache.peers.view.Load().keeps(key, g.owners) }
 
+// servesFor reports whether what this process keeps of key is for its own callers too. What a replica has may lag behind what
+// its owner has, by what has not been copied yet.
+func (g *group) servesFor(key string) bool {
+	v := g.cache.peers.view.Load()
+	owner, mine := v.owner(key)
+	return mine || g.cache.opts.ZoneReads && owner != nil && owner.Zone != g.cache.opts.Zone && v.keeps(key, g.owners)
+}
+
+// replicaNear returns a replica of key in this process's zone, if that is to be asked first.
+func (g *group) replicaNear(owner *peer, key string, q question) *peer {
+	zone := g.cache.opts.Zone
+	if !g.cache.opts.ZoneReads || g.owners == 1 || owner.Zone == zone || q.want != (want{}) {
+		return nil
+	}
+	v := g.cache.peers.view.Load()
+	for _, i := range v.keepers(key, g.owners)[1:] {
+		if m := v.members[i]; i != v.self && m.Zone == zone && !m.counts.breaker.open.Load() {
+			return m
+		}
+	}
+	return nil
+}
+
 // keptBy reports whether the member of index i is among those who keep key.
 func (g *group) keptBy(v *view, key string, i int) bool {
 	if g.owners == 1 {
@@ -93,10 +116,17 @@ func (g *group) replicas(v *view, key string) (all []*peer) {
 type lastWrites struct {
 	most int
 
-	mu       sync.Mutex // guards what follows
-	versions map[uint64]uint64
-	order    []writtenAt
-	floor    uint64
+	mu    sync.Mutex // guards what follows
+	known map[uint64]lastWrite
+	order []writtenAt
+	floor uint64
+}
+
+// A lastWrite is the version of the latest write of a key, and whether this process was only told to drop the key for it: then
+// somebody else may have what was written.
+type lastWrite struct {
+	version   uint64
+	elsewhere bool
 }
 
 type writtenAt struct {
@@ -111,31 +141,43 @@ const bytesPerWritten = 96
 func (w *lastWrites) last(key string) uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return max(w.versions[xxhash.Sum64String(key)], w.floor)
+	return max(w.known[xxhash.Sum64String(key)].version, w.floor)
 }
 
-// knows reports whether the latest write of key is remembered.
-func (w *lastWrites) knows(key string) bool {
+// of returns what is remembered of the latest write of key.
+func (w *lastWrites) of(key string) lastWrite {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.versions[xxhash.Sum64String(key)] != 0
+	return w.known[xxhash.Sum64String(key)]
 }
 
-func (w *lastWrites) note(key string, version uint64, now, until time.Duration) {
+// isNowhere takes note that nobody has what was written of key at that version, so far as anybody could be asked.
+func (w *lastWrites) isNowhere(key string, version uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.versions == nil {
-		w.versions = make(map[uint64]uint64)
+	hash := xxhash.Sum64String(key)
+	if l := w.known[hash]; l.version == version {
+		w.known[hash] = lastWrite{version, false}
+	}
+}
+
+func (w *lastWrites) note(key string, version uint64, elsewhere bool, now, until time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.known == nil {
+		w.known = make(map[uint64]lastWrite)
 	}
 	hash := xxhash.Sum64String(key)
-	w.versions[hash] = max(w.versions[hash], version)
+	if l := w.known[hash]; version > l.version || version == l.version && !elsewhere {
+		w.known[hash] = lastWrite{version, elsewhere}
+	}
 	w.order = append(w.order, writtenAt{hash, version, until})
 	for len(w.order) > w.most || w.order[0].until <= now {
 		first := w.order[0]
 		w.order = w.order[1:]
 		w.floor = max(w.floor, first.version)
-		if w.versions[first.key] == first.version {
-			delete(w.versions, first.key)
+		if w.known[first.key].version == first.version {
+			delete(w.known, first.key)
 		}
 	}
 }
@@ -143,16 +185,16 @@ func (w *lastWrites) note(key string, version uint64, now, until time.Duration) 
 func (w *lastWrites) clear() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.versions, w.order, w.floor = nil, nil, 0
+	w.known, w.order, w.floor = nil, nil, 0
 }
 
 // noteWritten takes note of a write, which nothing older may undo.
-func (g *group) noteWritten(key string, version uint64) {
+func (g *group) noteWritten(key string, version uint64, elsewhere bool) {
 	if !g.remembersWrites() {
 		return
 	}
 	now := g.cache.clock.now()
-	g.written.note(key, version, now, now+2*g.cache.peers.window)
+	g.written.note(key, version, elsewhere, now, now+2*g.cache.peers.window)
 }
 
 // remembersWrites reports whether versions decide what is newer.
@@ -187,7 +229,7 @@ func (g *group) replicate(r replica, fill bool) (newer uint64) {
 		}
 		if !fill {
 			g.touch(r.key)
-			g.noteWritten(r.key, r.e.version)
+			g.noteWritten(r.key, r.e.version, false)
 		}
 		g.absent.remove(r.key, 0)
 		if r.gone {
@@ -222,7 +264,7 @@ func (g *group) raise(key string, above uint64) accepted {
 				e, _ = g.main.put(key, e.value.bytes(), e)
 			}
 			a.now, a.version = e, e.version
-		} else if g.written.knows(key) {
+		} else if last := g.written.of(key); last.version != 0 && !last.elsewhere {
 			if a.version, a.gone = g.written.last(key), true; a.version < above {
 				a.version = g.cache.clock.version()
 			}
@@ -230,7 +272,7 @@ func (g *group) raise(key string, above uint64) accepted {
 			a.err = errForgotten
 			return
 		}
-		g.noteWritten(key, a.version)
+		g.noteWritten(key, a.version, false)
 	})
 	a.replicas = g.replicas(v, key)
 	return a
@@ -311,7 +353,8 @@ type fills struct {
 // mostFills is how many wait. Those for whom there is no room are not copied.
 const mostFills = 4096
 
-// fill has what was loaded of key copied to the replicas, in the background.
+// fill has what was loaded of key copied to the replicas, in the background; or, in a replica that had to drop it, from its
+// owner.
 func (g *group) fill(key string) {
 	if g.owners == 1 || len(g.cache.peers.view.Load().members) < 2 {
 		return
@@ -332,7 +375,9 @@ func (g *group) fillAll(ctx context.Context) {
 		size := 0
 		add := func(key string) {
 			v := g.cache.peers.view.Load()
-			if e, ok := g.main.peek(key); ok && v.owns(key) {
+			if owner, _ := v.owner(key); owner != nil {
+				g.restore(ctx, owner, key)
+			} else if e, ok := g.main.peek(key); ok {
 				size += len(key) + e.value.Len()
 				for _, p := range g.replicas(v, key) {
 					to[p] = append(to[p], replica{key: key, e: e})
@@ -356,6 +401,14 @@ func (g *group) fillAll(ctx context.Context) {
 		for p, all := range to {
 			g.cache.replicate(ctx, p, g, all, true) // what does not arrive is restored with the next change of view
 		}
+	}
+}
+
+// restore gets key from its owner, for which this process is a replica.
+func (g *group) restore(ctx context.Context, owner *peer, key string) {
+	before := g.allChanges()
+	if e, _, _, err := g.cache.peek(ctx, owner, g, key, false); err == nil && e.version != 0 && !e.isStale(g.cache.clock.now()) {
+		g.adopt(key, e, before)
 	}
 }
 

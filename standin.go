@@ -22,7 +22,7 @@ func (g *group) askNext(ctx context.Context, flight *fetchFlight, key string, q 
 	g.counts.standIns.Add(1)
 	q.standIn, q.lease, q.have = true, false, 0
 	f, err := g.cache.fetch(ctx, flight, next, g, key, q, entry{})
-	if g.fallsBack(err) {
+	if g.fallsBack(err) || errors.Is(err, ErrNotCached) {
 		return found{}, failed
 	}
 	return f, err
@@ -66,6 +66,16 @@ func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
 		return found{}, nil, false
 	}
 	if q.standIn && owner != nil {
+		if v.keeps(key, g.owners) {
+			now := g.cache.clock.now()
+			if e, ok := g.main.engine.get(key); ok && e.err == nil && !e.isStale(now) && !q.fresh && (q.maxAge == 0 || now-e.born <= q.maxAge) {
+				g.main.served.add()
+				return found{entry: e}, nil, true
+			}
+		}
+		if g.getter == nil {
+			return found{}, ErrNotCached, true
+		}
 		if _, next := v.next(key); next {
 			if e, _, ok := g.copies.use(key, 1, true); ok && !q.fresh && q.maxAge == 0 {
 				return found{entry: e, stale: e.late}, e.err, true

@@ -55,6 +55,7 @@ type GroupStats struct {
 	Peeks        int64 // questions to former owners, before a load
 	Inherited    int64 // … that made the load needless
 	StandIns     int64 // keys that the next owner was asked for, since the owner could not be reached
+	Hedged       int64 // questions that the next owner was asked too, since the owner was slow, see Options.Hedge
 	Replicated   int64 // keys of which this process was given what their owners have, see Owners
 	Pulled       int64 // keys that were taken over from former owners in the background
 	LoadErrors   int64 // loads that ended with an error other than ErrNotFound
@@ -102,7 +103,7 @@ type groupCounts struct {
 	loads, loadErrors, loadPanics, unownedLoads atomic.Int64
 	batches, reloads                            atomic.Int64
 	peeks, inherited, pulled, standIns          atomic.Int64
-	replicated                                  atomic.Int64
+	replicated, hedged                          atomic.Int64
 	sets, removes, adds, purges                 atomic.Int64
 	writes, drops, emptied, leases, leaseWaits  atomic.Int64
 	hints, hintsTold, hintsLost                 atomic.Int64
@@ -142,6 +143,7 @@ func (g *group) stats() GroupStats {
 		Pulled:       c.pulled.Load(),
 		StandIns:     c.standIns.Load(),
 		Replicated:   c.replicated.Load(),
+		Hedged:       c.hedged.Load(),
 		Sets:         c.sets.Load(),
 		Removes:      c.removes.Load(),
 		Adds:         c.adds.Load(),
@@ -175,6 +177,7 @@ type peerCounts struct {
 	mu                  sync.Mutex    // guards what follows, and changes of shown
 	shownBy, views      uint64        // which process it was then, and how many views it had had
 	breaker             breaker
+	latency             quantile
 	stoodIn             atomic.Bool // this process stands in for it
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]

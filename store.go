@@ -16,9 +16,10 @@ type store struct {
 	engine
 	aging
 
-	// What is frozen is here for those to whom its keys have gone, and for nobody else.
-	frozen atomic.Bool
-	owns   func(key string) bool // asked if something may be frozen
+	// What is frozen is here for those to whom its keys have gone, and for nobody else; and so is what replicas keep.
+	frozen   atomic.Bool
+	replicas bool                  // there are such entries at any time
+	serves   func(key string) bool // asked if there may be some
 
 	hits, served tally // of callers of this process, of peers
 	staleHits    tally // of both, past their TTL
@@ -115,7 +116,7 @@ func (s *store) use(key string, calls float64, peer bool) (e entry, due, ok bool
 	}
 	if e.fresh != 0 {
 		now := s.clock.now()
-		if ok, due = s.serves(key, &e, calls, now); !ok {
+		if ok, due = s.aging.serves(key, &e, calls, now); !ok {
 			return entry{}, false, false
 		}
 		if e.isStale(now) {
@@ -139,7 +140,7 @@ func (s *store) peek(key string) (entry, bool) {
 	return s.engine.peek(key)
 }
 
-func (s *store) isFrozen(key string) bool { return s.frozen.Load() && !s.owns(key) }
+func (s *store) isFrozen(key string) bool { return (s.replicas || s.frozen.Load()) && !s.serves(key) }
 
 // adopt keeps e, with its version, if there is nothing of key.
 func (s *store) adopt(key string, value []byte, e entry) (cost int64) {

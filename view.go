@@ -129,8 +129,12 @@ func (p *peers) swap(members []*peer, alone bool) {
 		member := &peer{Peer: m.Peer, incarnation: m.incarnation, counts: new(peerCounts)}
 		if j, known := old.find(m.ID); known {
 			member.counts = old.members[j].counts
-			if same := old.members[j]; same.Addr == m.Addr {
+			same := old.members[j]
+			if same.Addr == m.Addr {
 				member.line = same.line
+			}
+			if same.incarnation != m.incarnation || same.Addr != m.Addr {
+				member.counts.breaker.reset() // it has just answered
 			}
 		}
 		if member.line == nil && i != v.self {
@@ -215,28 +219,37 @@ func (p *peers) others() []*peer {
 	return others
 }
 
-// past returns those who may own keys by their own views, and are not in this process's: members of former views, and
-// strangers.
+// everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who
+// may be told, as the rest of past.
+func (p *peers) everybody() (must, may []*peer) {
+	must = p.others()
+	for _, m := range p.past(p.clock.now()) {
+		if p.known.isStranger(m) && !m.counts.breaker.open.Load() {
+			must = append(must, m)
+		} else {
+			may = append(may, m)
+		}
+	}
+	return must, may
+}
+
+// past returns those who may own keys by their own views, and are not in this process's: strangers, and members of former
+// views.
 func (p *peers) past(now time.Duration) []*peer {
 	v := p.view.Load()
-	var past []*peer
-	named := make(map[uint64]bool)
-	add := func(m *peer) {
-		if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation || m.incarnation == p.incarnation || named[m.incarnation] {
-			return
-		}
-		named[m.incarnation] = true
-		past = append(past, m)
-	}
+	past := p.known.strangers(now)
 	for i := range v.former {
-		if f := &v.former[i]; f.isOpen(now, p.window) {
-			for _, m := range f.members {
-				add(m)
+		f := &v.former[i]
+		if !f.isOpen(now, p.window) {
+			continue
+		}
+		for _, m := range f.members {
+			j, ok := v.find(m.ID)
+			isThere := ok && v.members[j].Addr == m.Addr || m.incarnation == p.incarnation
+			if !isThere && !slices.ContainsFunc(past, func(s *peer) bool { return s.ID == m.ID && s.Addr == m.Addr }) {
+				past = append(past, m)
 			}
 		}
-	}
-	for _, m := range p.known.strangers(now) {
-		add(m)
 	}
 	return past
 }

@@ -37,7 +37,8 @@ type accepted struct {
 	sum      int64    // of an add
 	holders  []holder // who may hold an older value
 	all      bool     // everybody may
-	known    []*peer  // … whom the owner knows
+	known    []*peer  // … whom the owner knows,
+	past     []*peer  // and who need not be there any more
 	replicas []*peer  // who else keeps the key
 	now      entry    // … and what they must have of it,
 	gone     bool     // or that it is not there
@@ -260,7 +261,7 @@ func (w *writing) there(ctx context.Context) {
 // mustTell reports whether somebody must be told of changes that this process has taken.
 func (w *writing) mustTell() bool {
 	for _, d := range w.done {
-		if len(d.holders) > 0 || d.all && len(d.known) > 0 {
+		if len(d.holders) > 0 || d.all && len(d.known)+len(d.past) > 0 {
 			return true
 		}
 		if d.all && d.err != nil || len(d.replicas) > 0 { // nobody has taken it, and everybody is told
@@ -276,8 +277,8 @@ type duty struct {
 	until time.Duration // a mere holder's lease
 }
 
-// round is whom to tell what next: by peer's ID, by index of the change.
-type round map[string]*told
+// round is whom to tell what next: by peer's ID and address, by index of the change.
+type round map[[2]string]*told
 
 type told struct {
 	*peer
@@ -285,11 +286,11 @@ type told struct {
 }
 
 // patience returns a context that ends when nothing depends on t's answer any more: with its last lease, if it has no
-// more than leases.
+// more than leases. Who is in no view is told if it answers.
 func (t *told) patience(ctx context.Context, now time.Duration) (context.Context, context.CancelFunc) {
 	var last time.Duration
 	for _, d := range t.keys {
-		if d.must {
+		if d.must || d.until == 0 {
 			return ctx, func() {}
 		}
 		last = max(last, d.until)
@@ -298,10 +299,11 @@ func (t *told) patience(ctx context.Context, now time.Duration) (context.Context
 }
 
 func (r round) add(p *peer, i int, d duty) {
-	t := r[p.ID]
+	at := [2]string{p.ID, p.Addr}
+	t := r[at]
 	if t == nil {
 		t = &told{p, make(map[int]duty)}
-		r[p.ID] = t
+		r[at] = t
 	}
 	old := t.keys[i]
 	t.keys[i] = duty{old.must || d.must, max(old.until, d.until)}
@@ -311,7 +313,8 @@ func (r round) add(p *peer, i int, d duty) {
 // its own leave, and they are told too, again if they were told before.
 func (w *writing) tell(ctx context.Context) {
 	c := w.g.cache
-	self, everybody := c.peers.self.ID, c.peers.others()
+	self := c.peers.self.ID
+	everybody, past := c.peers.everybody()
 	next := make(round)
 	for i, d := range w.done {
 		for _, h := range d.holders {
@@ -320,12 +323,18 @@ func (w *writing) tell(ctx context.Context) {
 			}
 		}
 		if d.all {
-			for _, p := range slices.Concat(d.known, everybody) {
-				isReplica := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == p.ID }) // which has been told already
-				if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) && !isReplica {
-					next.add(p, i, duty{must: true})
+			all := func(peers []*peer, must bool) {
+				for _, p := range peers {
+					isReplica := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == p.ID }) // which has been told already
+					if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) && !isReplica {
+						next.add(p, i, duty{must: must})
+					}
 				}
 			}
+			all(d.known, true)
+			all(everybody, true)
+			all(d.past, false)
+			all(past, false)
 		}
 	}
 	type naming struct {
@@ -380,7 +389,9 @@ func (w *writing) tell(ctx context.Context) {
 		sleep(ctx, wait)
 	}
 	for i, change := range w.changes { // for the fetches that were answered meanwhile
-		w.g.drop(change.key, w.done[i].version, w.acceptor(i) == w.g.cache.peers.incarnation)
+		d := w.done[i]
+		keeps := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.incarnation == w.g.cache.peers.incarnation })
+		w.g.drop(change.key, d.version, keeps || w.acceptor(i) == w.g.cache.peers.incarnation)
 	}
 }
 
@@ -404,7 +415,7 @@ func (g *group) drop(key string, version uint64, own bool) {
 		return
 	}
 	if version != 0 {
-		g.noteWritten(key, version)
+		g.noteWritten(key, version, true)
 	}
 	if g.getter != nil {
 		version = 0 // it can be loaded again
@@ -415,6 +426,9 @@ func (g *group) drop(key string, version uint64, own bool) {
 		g.main.remove(key, version)
 		g.absent.remove(key, 0)
 	})
+	if g.owners > 1 && g.keeps(key) && !g.cache.peers.view.Load().owns(key) {
+		g.fill(strings.Clone(key))
+	}
 }
 
 // changed counts writes of key, and of others that have its hash. It is changed under the lock of loads.
@@ -464,10 +478,10 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		v = now
 	}
 	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now())
-	g.noteWritten(c.key, e.version)
+	g.noteWritten(c.key, e.version, false)
 	w := accepted{version: e.version, sum: sum, replicas: g.replicas(v, c.key), now: e, gone: c.ttl < 0, holders: g.leases.of(c.key, g.cache.clock.now())}
 	if w.all = g.cache.peers.tellAll(c.key); w.all {
-		w.known = g.cache.peers.others()
+		w.known, w.past = g.cache.peers.everybody()
 	}
 	return w
 }
