@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	_ "modernc.org/sqlite" // SQLite without cgo
 
@@ -36,6 +37,7 @@ type Product struct {
 type database struct {
 	reader, writer *sql.DB
 	byID           *sql.Stmt
+	latency        time.Duration // of the network that this file does not have
 }
 
 // openDatabase opens the file at path as one would in production, so that the cache is compared with a database at its
@@ -66,19 +68,38 @@ func openDatabase(path string, changes bool) (*database, error) {
 		writer.Close()
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	return &database{reader, writer, byID}, nil
+	return &database{reader: reader, writer: writer, byID: byID}, nil
 }
 
 func (d *database) close() error { return errors.Join(d.reader.Close(), d.writer.Close()) }
 
 // product is the [shoal.Getter] of the cache.
 func (d *database) product(ctx context.Context, id string) (Product, error) {
+	if err := d.travel(ctx); err != nil {
+		return Product{}, err
+	}
 	return scanProduct(id, d.byID.QueryRowContext(ctx, id))
+}
+
+// travel takes as long as a query, and its answer, are on their way.
+func (d *database) travel(ctx context.Context) error {
+	if d.latency == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(d.latency):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // update changes a product's price and returns the product that it has made. When it has returned, whoever reads the
 // product, in whatever process, finds that revision or a later one.
 func (d *database) update(ctx context.Context, id string) (Product, error) {
+	if err := d.travel(ctx); err != nil {
+		return Product{}, err
+	}
 	tx, err := d.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return Product{}, err
@@ -148,31 +169,22 @@ func prepareDatabase(ctx context.Context, items []item) (path string, err error)
 	return path, os.Rename(temp.Name(), path)
 }
 
-// copyDatabase returns the path of a copy of the database at path that peers can update, and remove, which ends it. What
-// other runs find, now and later, stays as it is. The directory is one that the system clears, should this process not
-// live to call remove.
-func copyDatabase(ctx context.Context, path string) (copied string, remove func(), err error) {
-	dir, err := os.MkdirTemp("", "shoal-cluster-*")
-	if err != nil {
-		return "", nil, err
-	}
-	remove = func() { os.RemoveAll(dir) }
-	copied = filepath.Join(dir, "products.db")
-	if err := copyFile(copied, path); err != nil {
-		remove()
-		return "", nil, err
+// copyDatabase makes a copy of the database at from that peers can update. What other runs find, now and later, stays as
+// it is.
+func copyDatabase(ctx context.Context, to, from string) error {
+	if err := copyFile(to, from); err != nil {
+		return err
 	}
 	// With a write-ahead log, which the file's header asks for from now on, updates and reads do not wait for each other.
-	db, err := sql.Open("sqlite", dataSource(copied, "mode=rw"))
+	db, err := sql.Open("sqlite", dataSource(to, "mode=rw"))
 	if err == nil {
 		_, err = db.ExecContext(ctx, "PRAGMA journal_mode = wal")
 		err = errors.Join(err, db.Close())
 	}
 	if err != nil {
-		remove()
-		return "", nil, fmt.Errorf("database %s: %w", copied, err)
+		return fmt.Errorf("database %s: %w", to, err)
 	}
-	return copied, remove, nil
+	return nil
 }
 
 func copyFile(to, from string) error {

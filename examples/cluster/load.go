@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +33,20 @@ type outcome struct {
 
 // perSecond returns the requests a second, over all clients.
 func (o outcome) perSecond() float64 { return float64(o.requests) / o.elapsed.Seconds() }
+
+// failure returns an error if a request failed, or an answer was stale.
+func (o outcome) failure() error {
+	switch {
+	case o.errors > 0:
+		return fmt.Errorf("%d requests failed, the first with: %w", o.errors, o.firstErr)
+	case o.staleReads > 0:
+		return fmt.Errorf("%d reads were stale, the first: %w", o.staleReads, o.firstStale)
+	}
+	return nil
+}
+
+// slowest returns the latency of the slowest request.
+func (o outcome) slowest() time.Duration { return max(o.reads.percentile(1), o.writes.percentile(1)) }
 
 // latencies are those of requests, sorted.
 type latencies []time.Duration
@@ -61,70 +74,109 @@ func (p promises) keep(product int, revision int64) {
 	}
 }
 
-// replay lets clients ask for what requests names, or update it where updates says so, in that order and below urls in
-// turn, and adds to done what has been answered. It fails only if ctx ends; requests that fail, and answers that are
-// older than they may be, are counted.
-func (w *workload) replay(ctx context.Context, client *http.Client, urls []string, requests []int, updates []bool, clients int, done *atomic.Int64) (outcome, error) {
-	o := outcome{requests: len(requests)}
+// users are those who ask.
+type users struct {
+	*workload
+	balancer *balancer
+	clients  int
+	promised promises
+}
+
+func newUsers(w *workload, b *balancer, clients int) *users {
+	return &users{w, b, clients, make(promises, len(w.items))}
+}
+
+// A request is for a product, by its index.
+type request struct {
+	product int
+	update  bool
+}
+
+// replay lets users ask for what requests names, or update it where updates says so, in that order, and adds to done what
+// has been answered.
+func (u *users) replay(ctx context.Context, path string, requests []int, updates []bool, done *atomic.Int64) (outcome, error) {
+	o := u.send(ctx, path, func(i int) (request, bool) {
+		if i >= len(requests) {
+			return request{}, false
+		}
+		return request{requests[i], updates[i]}, true
+	}, func(request, time.Duration, error, error) { done.Add(1) })
+	return o, context.Cause(ctx)
+}
+
+// send lets users ask below path for what nth names, by the number of the request, for as long as it does and ctx has not
+// ended, and calls answered after each. Requests that fail, and answers that are older than they may be, are counted.
+func (u *users) send(ctx context.Context, path string, nth func(int) (request, bool), answered func(r request, took time.Duration, failed, stale error)) outcome {
 	var (
-		took     = make([]time.Duration, len(requests))
-		promised = make(promises, len(w.items))
-		next     atomic.Int64
-		running  sync.WaitGroup
-		mu       sync.Mutex // guards what o counts
+		o       outcome
+		next    atomic.Int64
+		running sync.WaitGroup
+		mu      sync.Mutex // guards o
 	)
 	begin := time.Now()
-	for range clients {
+	for range u.clients {
 		running.Go(func() {
+			var mine outcome
 			var body bytes.Buffer
-			for i := int(next.Add(1)) - 1; i < len(requests) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				product, method := requests[i], http.MethodGet
-				if updates[i] {
-					method = http.MethodPost
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				r, ok := nth(i)
+				if !ok {
+					break
 				}
-				id := w.items[product].id
-				least := promised[product].Load() // what is acknowledged from now on binds later requests
-				sent := time.Now()
-				err := ask(ctx, client, method, urls[i%len(urls)]+url.PathEscape(id), &body)
-				took[i] = time.Since(sent)
-				var revision int64
-				if err == nil {
-					revision, err = check(body.Bytes(), id)
+				took, failed, stale := u.ask(ctx, i, path, r, &body)
+				if failed != nil && ctx.Err() != nil {
+					break // nobody waits for it any more
 				}
-				var stale error
-				switch {
-				case err != nil:
-				case updates[i]:
-					promised.keep(product, revision)
-				case revision < least:
-					stale = fmt.Errorf("product %q at revision %d, when an update to %d had been acknowledged", id, revision, least)
-				}
-				if err != nil || stale != nil {
-					mu.Lock()
-					o.count(err, stale)
-					mu.Unlock()
-				}
-				done.Add(1)
+				mine.count(r.update, took, failed, stale)
+				answered(r, took, failed, stale)
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			o.add(mine)
 		})
 	}
 	running.Wait()
 	o.elapsed = time.Since(begin)
-	for i, update := range updates {
-		if update {
-			o.writes = append(o.writes, took[i])
-		} else {
-			o.reads = append(o.reads, took[i])
-		}
-	}
-	o.updates = len(o.writes)
 	slices.Sort(o.reads)
 	slices.Sort(o.writes)
-	return o, context.Cause(ctx)
+	return o
 }
 
-// count counts a request that has failed, or whose answer was stale.
-func (o *outcome) count(failed, stale error) {
+// ask sends the request of that number, and checks the answer.
+func (u *users) ask(ctx context.Context, number int, path string, r request, body *bytes.Buffer) (took time.Duration, failed, stale error) {
+	id, method := u.items[r.product].id, http.MethodGet
+	if r.update {
+		method = http.MethodPost
+	}
+	least := u.promised[r.product].Load() // what is acknowledged from now on binds later requests
+	sent := time.Now()
+	err := u.balancer.ask(ctx, number, method, path+url.PathEscape(id), body)
+	took = time.Since(sent)
+	if err != nil {
+		return took, err, nil
+	}
+	revision, err := check(body.Bytes(), id)
+	switch {
+	case err != nil:
+		return took, err, nil
+	case r.update:
+		u.promised.keep(r.product, revision)
+	case revision < least:
+		stale = fmt.Errorf("product %q at revision %d, when an update to %d had been acknowledged", id, revision, least)
+	}
+	return took, nil, stale
+}
+
+// count counts a request, which may have failed, or its answer be stale.
+func (o *outcome) count(update bool, took time.Duration, failed, stale error) {
+	o.requests++
+	if update {
+		o.updates++
+		o.writes = append(o.writes, took)
+	} else {
+		o.reads = append(o.reads, took)
+	}
 	if failed != nil {
 		o.errors++
 		o.firstErr = cmp.Or(o.firstErr, failed)
@@ -135,25 +187,16 @@ func (o *outcome) count(failed, stale error) {
 	}
 }
 
-// ask sends a request and reads the answer into body, as its last user leaves it.
-func ask(ctx context.Context, client *http.Client, method, url string, body *bytes.Buffer) error {
-	body.Reset()
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if _, err := body.ReadFrom(resp.Body); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %s", url, resp.Status, strings.TrimSpace(body.String()))
-	}
-	return nil
+// add adds what is in other, but for its time.
+func (o *outcome) add(other outcome) {
+	o.requests += other.requests
+	o.updates += other.updates
+	o.errors += other.errors
+	o.firstErr = cmp.Or(o.firstErr, other.firstErr)
+	o.staleReads += other.staleReads
+	o.firstStale = cmp.Or(o.firstStale, other.firstStale)
+	o.reads = append(o.reads, other.reads...)
+	o.writes = append(o.writes, other.writes...)
 }
 
 // check returns the revision of an answer, or an error if it is not the product asked for. Decoding it would cost the

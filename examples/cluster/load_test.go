@@ -54,12 +54,12 @@ func TestReplay(t *testing.T) {
 		})
 		server := httptest.NewServer(mux)
 		defer server.Close()
-		urls = append(urls, server.URL+"/product/")
+		urls = append(urls, server.URL)
 	}
 
 	w := &workload{items: []item{{id: "a"}, {id: "b/c d"}, {id: "missing"}, {id: "mistaken"}}}
 	var done atomic.Int64
-	o, err := w.replay(t.Context(), http.DefaultClient, urls, []int{0, 1, 1, 0, 2, 3}, make([]bool, 6), 3, &done)
+	o, err := newUsers(w, newBalancer(3, urls...), 3).replay(t.Context(), "/product/", []int{0, 1, 1, 0, 2, 3}, make([]bool, 6), &done)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestReplay(t *testing.T) {
 	stopped := errors.New("stopped")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stopped)
-	if _, err := w.replay(ctx, http.DefaultClient, urls, []int{0, 1}, make([]bool, 2), 1, &done); err != stopped {
+	if _, err := newUsers(w, newBalancer(1, urls...), 1).replay(ctx, "/product/", []int{0, 1}, make([]bool, 2), &done); err != stopped {
 		t.Errorf("an ended context: %v", err)
 	}
 }
@@ -94,7 +94,7 @@ func forgetful(t *testing.T) (url string) {
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return server.URL + "/product/"
+	return server.URL
 }
 
 func TestReplayNoticesStaleReads(t *testing.T) {
@@ -104,7 +104,7 @@ func TestReplayNoticesStaleReads(t *testing.T) {
 	// Of product a, revision 1 is right after the first update and stale after the second. Nobody was promised more of
 	// the others.
 	var done atomic.Int64
-	o, err := w.replay(t.Context(), http.DefaultClient, []string{forgetful(t)}, requests, updates, 1, &done)
+	o, err := newUsers(w, newBalancer(1, forgetful(t)), 1).replay(t.Context(), "/product/", requests, updates, &done)
 	if err != nil {
 		t.Fatal(err)
 	}

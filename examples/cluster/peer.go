@@ -1,10 +1,9 @@
 package main
 
-// peer.go: a peer, as a process of its own. This is what an application that embeds Shoal looks like; only how it comes
-// to know its peers is the demo's: it prints its address, and reads those of all from its standard input.
+// peer.go: a peer, as a process of its own. This is what an application that embeds Shoal looks like; only where its
+// settings come from is the demo's: it reads them from its standard input.
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,53 +13,80 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/shoalcache/shoal"
+	"github.com/shoalcache/shoal/discovery/memberlist"
 )
 
-// peerMode is the first argument that makes a process a peer. The database, whether it changes, and the memory for the
-// group follow it.
+// peerMode is the first argument that makes a process a peer. Its settings come from its standard input, in JSON. When it
+// listens, it says so by a line, and reads whom to look for: a list of addresses.
 const peerMode = "peer"
 
-func runPeer(args []string) error {
+// settings are what a peer is told.
+type settings struct {
+	ID       string        // its own name
+	Addr     string        // where it serves users and peers, a base URL
+	Gossip   string        // where it gossips, host:port; if empty, the peers are a static list
+	Database string        // the file
+	Changes  bool          // whether that is updated
+	Latency  time.Duration // what a query takes longer than this file does
+	Ledger   string        // where to write down what is loaded, if not empty
+	Owners   int           // how many peers keep each product
+	MaxBytes int64         // memory for the group
+}
+
+// shutdownTime is how long a peer may take to hand over what it holds, and then to answer the users it has.
+const shutdownTime = 10 * time.Second
+
+func runPeer() error {
 	signal.Ignore(os.Interrupt) // Ctrl-C reaches the parent too, and that decides what becomes of its peers
-	if len(args) != 3 {
-		return errors.New("this mode is for processes that the demo starts")
+	terminated, end := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer end()
+
+	stdin := json.NewDecoder(os.Stdin)
+	var s settings
+	if err := stdin.Decode(&s); err != nil {
+		return fmt.Errorf("this mode is for processes that the demo starts: reading the settings: %w", err)
 	}
-	changes, err := strconv.ParseBool(args[1])
+	db, err := openDatabase(s.Database, s.Changes)
 	if err != nil {
 		return err
 	}
-	db, err := openDatabase(args[0], changes)
+	db.latency = s.Latency
+	load := db.product
+	if s.Ledger != "" {
+		ledger, err := openLedger(s.Ledger, s.ID)
+		if err != nil {
+			return err
+		}
+		load = ledger.of(load)
+	}
+	listener, err := net.Listen("tcp", strings.TrimPrefix(s.Addr, "http://"))
 	if err != nil {
 		return err
 	}
-	maxBytes, err := strconv.ParseInt(args[2], 10, 64)
-	if err != nil {
-		return err
+	fmt.Println(s.ID, "listens at", s.Addr)
+	var known []string
+	if err := stdin.Decode(&known); err != nil {
+		return fmt.Errorf("reading whom to look for: %w", err)
 	}
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	discovery := shoal.Static(known...)
+	if s.Gossip != "" {
+		if discovery, err = memberlist.New(&memberlist.Options{Bind: s.Gossip, Seeds: known}); err != nil {
+			return err
+		}
+	}
+	cache, err := shoal.New(&shoal.Options{ID: s.ID, Self: s.Addr, Discovery: discovery})
 	if err != nil {
 		return err
 	}
-	self := "http://" + listener.Addr().String()
-	fmt.Println(self)
-	stdin := bufio.NewReader(os.Stdin)
-	line, err := stdin.ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("reading the peers' addresses: %w", err)
-	}
-	peers := strings.Fields(line)
-
-	cache, err := shoal.New(&shoal.Options{Self: self, Discovery: shoal.Static(peers...)})
-	if err != nil {
-		return err
-	}
-	products := shoal.NewGroup(cache, "products", db.product, &shoal.GroupOptions[Product]{MaxBytes: maxBytes})
+	products := shoal.NewGroup(cache, "products", load, &shoal.GroupOptions[Product]{
+		MaxBytes: s.MaxBytes, Owners: s.Owners,
+	})
 
 	// An update is first in the database, and then nowhere else an older product. Only when that is so does the client
 	// hear of it: no peer answers with an older one from then on.
@@ -77,15 +103,10 @@ func runPeer(args []string) error {
 	mux.Handle("GET /product/{id}", serve(products.Get))
 	mux.Handle("POST /product/{id}", serve(update))
 	mux.Handle("GET /direct/{id}", serve(db.product))
-	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, products.Stats())
-	})
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, products.Stats()) })
+	mux.HandleFunc("GET /peers", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, cache.Peers()) })
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
-		err := cache.Ready(r.Context())
-		if n := len(cache.Peers()); err == nil && n != len(peers) {
-			err = fmt.Errorf("%d of %d peers seen", n, len(peers))
-		}
-		if err != nil {
+		if err := cache.Ready(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 	})
@@ -93,11 +114,24 @@ func runPeer(args []string) error {
 	server := &http.Server{Handler: mux}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
+	alone := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin) // until the parent closes it, or is no more
+		close(alone)
+	}()
+	select {
+	case <-terminated.Done():
+	case <-alone: // all peers end, and there is nobody to hand over to
+		return nil
+	}
 
-	io.Copy(io.Discard, stdin) // until the parent closes it, or is no more
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	// The cache first: it hands over what it holds, and goes on to answer users.
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
-	err = errors.Join(cache.Shutdown(ctx), server.Shutdown(ctx))
+	err = cache.Shutdown(ctx)
+	ctx, cancel = context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	err = errors.Join(err, server.Shutdown(ctx))
 	if serveErr := <-served; serveErr != http.ErrServerClosed {
 		err = errors.Join(err, serveErr)
 	}

@@ -3,6 +3,7 @@ package main
 // report.go: all that is printed: the progress, the table, the JSON object.
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -49,9 +50,9 @@ func showProgress(label string, done *atomic.Int64, total int) (stop func()) {
 
 // A report is the result of a run.
 type report struct {
+	options
 	workload       *workload
 	database       string
-	peers, clients int
 	direct, cached outcome
 	stats          shoal.GroupStats // of all peers, summed
 }
@@ -60,15 +61,7 @@ func (r *report) unique() int { return r.workload.unique(r.cached.requests) }
 
 // failure returns an error if a request failed, or an answer was stale.
 func (r *report) failure() error {
-	for _, o := range []outcome{r.direct, r.cached} {
-		if o.errors > 0 {
-			return fmt.Errorf("%d requests failed, the first with: %w", o.errors, o.firstErr)
-		}
-		if o.staleReads > 0 {
-			return fmt.Errorf("%d reads were stale, the first: %w", o.staleReads, o.firstStale)
-		}
-	}
-	return nil
+	return cmp.Or(r.direct.failure(), r.cached.failure())
 }
 
 // writeTable writes what a newcomer wants to know, losses as plainly as wins.
@@ -141,24 +134,38 @@ func (r *report) writeTable(w io.Writer) error {
 	} else {
 		fmt.Fprintf(&b, "Loads beyond one for each key: %s.\n", count(extra))
 	}
-	b.WriteString("\nThis database is as fast as they come, a file in the memory of the machine that answers within microseconds: the\n" +
-		"way to another peer costs more. One behind a network adds a round trip, and its own load, to each of its queries.\n")
+	if r.latency > 0 {
+		fmt.Fprintf(&b, "\nThe database is a file in the memory of this machine, of which each query takes %v more, as over a network. It is\n"+
+			"never busy: one that others ask, too, is slower.\n", r.latency)
+	} else {
+		b.WriteString("\nThis database is as fast as they come, a file in the memory of the machine that answers within microseconds: the\n" +
+			"way to another peer costs more. One behind a network takes longer for each query: see -latency.\n")
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
 // A summary is the form of a report that programs read.
 type summary struct {
-	Peers      int     `json:"peers"`
-	Clients    int     `json:"clients"`
-	UniqueKeys int     `json:"unique_keys"`
-	Loads      int64   `json:"loads"`
-	HitsLocal  int64   `json:"hits_local"`
-	HitsPeer   int64   `json:"hits_peer"`
-	Updates    int     `json:"updates"`
-	StaleReads int     `json:"stale_reads"`
-	figures            // of the requests through the cache
-	Direct     figures `json:"direct"` // of those straight to the database
+	Peers      int      `json:"peers"`
+	Clients    int      `json:"clients"`
+	UniqueKeys int      `json:"unique_keys"`
+	Loads      int64    `json:"loads"`
+	HitsLocal  int64    `json:"hits_local"`
+	HitsPeer   int64    `json:"hits_peer"`
+	Updates    int      `json:"updates"`
+	StaleReads int      `json:"stale_reads"`
+	figures             // of the requests through the cache
+	Direct     *figures `json:"direct,omitempty"` // of those straight to the database
+	*Change
+}
+
+// A Change is what a scenario adds.
+type Change struct {
+	Scenario   string `json:"scenario"`
+	ExtraLoads int    `json:"extra_loads"`
+	SlowestMS  int64  `json:"slowest_ms"`
+	Retried    int64  `json:"retried"`
 }
 
 // figures are what clients can tell.
@@ -175,6 +182,7 @@ func (o outcome) figures() figures {
 }
 
 func (r *report) writeJSON(w io.Writer) error {
+	direct := r.direct.figures()
 	return json.NewEncoder(w).Encode(summary{
 		Peers:      r.peers,
 		Clients:    r.clients,
@@ -185,7 +193,7 @@ func (r *report) writeJSON(w io.Writer) error {
 		Updates:    r.cached.updates,
 		StaleReads: r.cached.staleReads,
 		figures:    r.cached.figures(),
-		Direct:     r.direct.figures(),
+		Direct:     &direct,
 	})
 }
 

@@ -26,8 +26,7 @@ func exampleReport() *report {
 	return &report{
 		workload: w,
 		database: "/cache/products.db",
-		peers:    3,
-		clients:  1,
+		options:  options{peers: 3, clients: 1},
 		direct:   outcome{requests: 1000, elapsed: time.Second, reads: millisUpTo(1000)},
 		cached:   outcome{requests: 2000, elapsed: 4 * time.Second, reads: millisUpTo(2000)},
 		stats:    shoal.GroupStats{Gets: 2000, Hits: 300, HotHits: 100, PeerHits: 890, Loads: 700},

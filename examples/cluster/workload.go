@@ -36,6 +36,19 @@ func (w *workload) unique(n int) int {
 	return count
 }
 
+// once returns the products that the requests name, each once.
+func (w *workload) once() []int {
+	var products []int
+	seen := make([]bool, len(w.items))
+	for _, i := range w.requests {
+		if !seen[i] {
+			seen[i] = true
+			products = append(products, i)
+		}
+	}
+	return products
+}
+
 // chooseUpdates says of each of n requests whether it is an update: so large a share of them, and the same at each start.
 func chooseUpdates(n int, share float64) []bool {
 	rng, updates := rand.New(rand.NewPCG(3, 4)), make([]bool, n)
