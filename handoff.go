@@ -18,11 +18,14 @@ import (
 )
 
 // touched are the keys that were written or dropped since a window opened. What others hold of them may be older. It is a
-// Bloom filter of one hash: a key that is wrongly in it is loaded.
+// Bloom filter: a key that is wrongly in it is loaded.
 type touched struct {
 	most int // words
 	bits atomic.Pointer[[]atomic.Uint64]
 }
+
+// touchedBits is how many bits of a touched stand for a key.
+const touchedBits = 4
 
 func (t *touched) add(key string) {
 	bits := t.bits.Load()
@@ -35,7 +38,10 @@ func (t *touched) add(key string) {
 		bits = &fresh
 	}
 	h := xxhash.Sum64String(key)
-	(*bits)[h>>6%uint64(len(*bits))].Or(1 << (h & 63))
+	for i := range uint64(touchedBits) {
+		at := (h + i*(h>>32|1)) % uint64(64*len(*bits))
+		(*bits)[at/64].Or(1 << (at % 64))
+	}
 }
 
 func (t *touched) has(key string) bool {
@@ -44,7 +50,13 @@ func (t *touched) has(key string) bool {
 		return false
 	}
 	h := xxhash.Sum64String(key)
-	return (*bits)[h>>6%uint64(len(*bits))].Load()&(1<<(h&63)) != 0
+	for i := range uint64(touchedBits) {
+		at := (h + i*(h>>32|1)) % uint64(64*len(*bits))
+		if (*bits)[at/64].Load()&(1<<(at%64)) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (t *touched) clear() { t.bits.Store(nil) }

@@ -103,7 +103,11 @@ func (g *group) turn(ctx context.Context, flights ...*loadFlight) (done func(), 
 		if !v.owns(f.Key()) {
 			// Nobody tells this process of writes. So nobody joins what may have begun long before one.
 			g.counts.unownedLoads.Add(1)
-			time.AfterFunc(maxLease, func() { f.Seal() })
+			if g.cache.left.Load() {
+				f.Seal() // others may take it for gone
+			} else {
+				time.AfterFunc(maxLease, func() { f.Seal() })
+			}
 		}
 	}
 	if g.turns == nil {

@@ -315,7 +315,7 @@ func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) (
 			}
 			return nil
 		})
-		if isNoGroup(err) {
+		if holdsNothing(err) {
 			all, err = append(all, make([][]holder, len(some))...), nil
 		}
 		if err != nil {
@@ -333,7 +333,7 @@ func (c *Cache) dropAll(ctx context.Context, p *peer, g *group) error {
 		}
 		return nil
 	})
-	if isNoGroup(err) {
+	if holdsNothing(err) {
 		return nil
 	}
 	return err
@@ -349,7 +349,7 @@ func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, err e
 		ahead = purged.Behind
 		return nil
 	})
-	if isNoGroup(err) {
+	if holdsNothing(err) {
 		return false, nil
 	}
 	return ahead, err
@@ -396,6 +396,13 @@ func (c *Cache) goodbye(ctx context.Context, p *peer) error {
 func isNoGroup(err error) bool {
 	r, ok := errors.AsType[*refusedError](err)
 	return ok && r.reason == shoalpb.Refused_NO_GROUP
+}
+
+// holdsNothing reports whether a peer has refused since there is nothing that it could drop: it does not have the group, or has
+// left, and neither keeps anything nor lets anybody join what it loads.
+func holdsNothing(err error) bool {
+	r, ok := errors.AsType[*refusedError](err)
+	return ok && (r.reason == shoalpb.Refused_NO_GROUP || r.reason == shoalpb.Refused_SHUT_DOWN)
 }
 
 // holders are those that another process has named.

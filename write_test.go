@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/shoalcache/shoal"
 	"github.com/shoalcache/shoal/consistenthash"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // A source is what a fleet loads from. It may be changed, and takes as long as it is told.
@@ -782,17 +785,25 @@ func TestHintIsToldAsSoonAsThePeerIsHeardOf(t *testing.T) {
 // A refusal is word from a peer too, but no reason to ask again at once.
 func TestHintsAreNotPressedOnWhoeverRefusesThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet[string](t, 3, nil, nil, nil)
-		f.Partition([]int{2}, []int{0, 1}) // so that nobody hears of its leaving
-		must(t, f.Cache(2).Shutdown(t.Context()))
-		f.Heal()
-		if got := peersOf(f.groups[0].Set(t.Context(), ownedBy(f.Cluster, 0, 0), "value"), "set"); !slices.Equal(got, []string{"http://cache-2"}) {
+		im := newImpostor(t)
+		var asked atomic.Int64
+		b := &shoalpb.Sender{Id: []byte("b"), Incarnation: 7}
+		refused := says(503, mediaType, delimited(t, &shoalpb.Reply{Sender: b, Answer: &shoalpb.Reply_Refused{
+			Refused: &shoalpb.Refused{Reason: shoalpb.Refused_OVERLOADED},
+		}}))
+		im.answers(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			refused(w, r)
+		})
+		if got := peersOf(im.group.Set(t.Context(), im.key, "value"), "set"); !slices.Equal(got, []string{"http://b"}) {
 			t.Errorf("not told: %v", got)
 		}
 		time.Sleep(time.Minute)
-		if n := f.exchanges(); n > 30 {
-			t.Errorf("%d exchanges within a minute", n)
+		if n := asked.Load(); n > 30 {
+			t.Errorf("it was asked %d times in a minute", n)
 		}
+		im.answers(says(200, mediaType, delimited(t, &shoalpb.Reply{Sender: b, Answer: &shoalpb.Reply_Dropped{Dropped: &shoalpb.Dropped{Keys: []*shoalpb.Holders{{}}}}})))
+		time.Sleep(time.Minute)
 	})
 }
 
