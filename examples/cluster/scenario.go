@@ -92,9 +92,9 @@ func runScenario(c *cluster, u *users, opts options) (*scenario, error) {
 	return s, s.finish()
 }
 
-// rolling replaces every peer by a new process, as a rolling update of a StatefulSet does.
+// rolling replaces every peer by a new process, the last first, as a rolling update of a StatefulSet does.
 func (s *scenario) rolling() error {
-	for _, p := range s.places {
+	for _, p := range slices.Backward(s.places) {
 		if err := s.end(p); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (s *scenario) rolling() error {
 	return nil
 }
 
-// kill ends a peer as a power cut does, and starts it again later.
+// kill ends a peer without a word, as a system does that is short of memory, and starts it again later.
 func (s *scenario) kill() error {
 	p := s.places[len(s.places)/2]
 	s.step(p.ID + " is killed")
