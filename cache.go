@@ -199,6 +199,10 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 	if c.left.Swap(true) {
 		return nil
 	}
+	for _, g := range c.allGroups() { // for nobody tells it of writes any more once it has said that it leaves
+		g.fetches.ForgetAll()
+		g.copies.clear()
+	}
 	c.handover.begin()
 	err := c.peers.leave(ctx)
 	if err == nil && c.opts.Warm > 0 {

@@ -258,7 +258,7 @@ func (c *Cache) introduction() *shoalpb.Hello {
 	self := &c.peers.self
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
-		Owns: c.peers.view.Load().self >= 0, Uptime: int64(c.clock.now()),
+		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
 	}
 	for _, g := range c.allGroups() {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})

@@ -226,6 +226,7 @@ type group struct {
 
 	changes [changeCounts]atomic.Uint64 // writes of keys, by a hash
 	touched touched                     // … since a window opened
+	purged  atomic.Int64                // how often all was dropped; changed under the lock of loads
 	journal journal                     // … that this process has taken
 
 	written lastWrites // where there are replicas

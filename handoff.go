@@ -313,7 +313,7 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
 			return err
 		case wait: // its view is an older one
 			pause(ctx, retry, nil)
-			retry = min(2*retry, lastRetry)
+			retry = min(2*retry, lastProbe)
 		case !more:
 			return nil
 		default:
@@ -328,7 +328,7 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
 
 func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (next uint64, more, wait bool, n int64, err error) {
 	sent := c.clock.now()
-	before := g.allChanges()
+	purges := g.purged.Load()
 	k := c.tell(p, g, 0)
 	defer k.end()
 	k.alone = true
@@ -350,30 +350,19 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (nex
 			continue
 		}
 		if e.Value.Version != 0 {
-			g.adopt(string(e.Key), g.handed(e.Value, sent), before)
+			g.adopt(string(e.Key), g.handed(e.Value, sent), purges)
 		}
 	}
 	return pulled.Cursor, pulled.More, pulled.Wait, n, nil
 }
 
-// changesSeen are counts of writes, by a hash of their keys.
-type changesSeen [changeCounts]uint64
-
-func (g *group) allChanges() *changesSeen {
-	var seen changesSeen
-	for i := range g.changes {
-		seen[i] = g.changes[i].Load()
-	}
-	return &seen
-}
-
 // adopt keeps what another process has had of key, unless this one has it, loads it, or has seen a write of it since the
-// key has come to it.
-func (g *group) adopt(key string, e entry, before *changesSeen) {
+// key has come to it, or a purge since it was asked for, when there had been so many.
+func (g *group) adopt(key string, e entry, purges int64) {
 	v := g.cache.peers.view.Load()
 	var cost int64
 	g.loads.Unless(key, func() {
-		if v.keeps(key, g.owners) && !g.isPast(key, e.version) && g.changed(key).Load() == before[changeOf(key)] {
+		if v.keeps(key, g.owners) && !g.isPast(key, e.version) && g.purged.Load() == purges {
 			cost = g.main.adopt(key, e.value.bytes(), e)
 		}
 	})
@@ -444,7 +433,7 @@ func (c *Cache) handOver(ctx context.Context) error {
 	}
 	others := c.peers.others()
 	for !c.handover.isDone(others, groups) {
-		idle, cancel := context.WithTimeout(ctx, 4*c.opts.PeerTimeout)
+		idle, cancel := context.WithTimeout(ctx, 2*c.opts.PeerTimeout)
 		select {
 		case <-c.handover.news:
 			cancel()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -155,6 +156,20 @@ func (l *leases) add(key string, p *peer, now, until time.Duration) bool {
 	}
 	l.held[hash] = append(holders, holder{p, until})
 	return true
+}
+
+// forget ends what a process holds that has left.
+func (l *leases) forget(incarnation uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for hash, holders := range l.held {
+		live := slices.DeleteFunc(holders, func(h holder) bool { return h.incarnation == incarnation })
+		if len(live) == 0 {
+			delete(l.held, hash)
+		} else {
+			l.held[hash] = live
+		}
+	}
 }
 
 // of returns who may hold key.

@@ -250,6 +250,9 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	if req.GetLeave() != nil {
 		return func(ctx context.Context, a *answering) {
 			a.c.peers.parts(ctx, a.sender.GetIncarnation())
+			for _, g := range a.c.allGroups() {
+				g.leases.forget(a.sender.GetIncarnation())
+			}
 			a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Left{Left: &shoalpb.Left{}}})
 		}
 	}

@@ -253,7 +253,7 @@ func newGroup(c *Cache, name string, s settings) *group {
 	g := &group{name: name, nameBytes: []byte(name), cache: c, settings: s, decodedBytes: func() int64 { return 0 }, forgetDecoded: func() {}}
 	g.max.Store(s.maxBytes)
 	g.asks = func(ctx context.Context, f *fetchFlight) (found, error) {
-		return g.ask(ctx, f, f.Key(), question{callers: int64(f.Seal()), lease: g.hotShare > 0})
+		return g.ask(ctx, f, f.Key(), question{callers: int64(f.Seal()), lease: g.hotShare > 0 && !g.cache.left.Load()})
 	}
 	s.hotShare = min(s.hotShare, 1-absentShare)
 	g.hotShare = s.hotShare

@@ -63,6 +63,7 @@ func (g *group) empty() {
 	g.fetches.ForgetAll()
 	g.copies.clear()
 	g.loads.OvertakeAll(func() {
+		g.purged.Add(1)
 		for i := range g.changes {
 			g.changes[i].Add(1)
 		}

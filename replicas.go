@@ -406,9 +406,9 @@ func (g *group) fillAll(ctx context.Context) {
 
 // restore gets key from its owner, for which this process is a replica.
 func (g *group) restore(ctx context.Context, owner *peer, key string) {
-	before := g.allChanges()
+	purges := g.purged.Load()
 	if e, _, _, err := g.cache.peek(ctx, owner, g, key, false); err == nil && e.version != 0 && !e.isStale(g.cache.clock.now()) {
-		g.adopt(key, e, before)
+		g.adopt(key, e, purges)
 	}
 }
 

@@ -7,6 +7,7 @@ package shoal
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,17 +16,22 @@ import (
 
 // askNext asks the next owner of a key whose owner could not be reached, which is what failed says.
 func (g *group) askNext(ctx context.Context, flight *fetchFlight, key string, q question, failed error) (found, error) {
-	next, _ := g.cache.peers.view.Load().next(key)
-	if next == nil || ctx.Err() != nil {
-		return found{}, failed // the caller loads it here
-	}
-	g.counts.standIns.Add(1)
+	v := g.cache.peers.view.Load()
 	q.standIn, q.lease, q.have = true, false, 0
-	f, err := g.cache.fetch(ctx, flight, next, g, key, q, entry{})
-	if g.fallsBack(err) || errors.Is(err, ErrNotCached) {
-		return found{}, failed
+	for _, i := range v.standIns(key, g.owners) {
+		if i == v.self || ctx.Err() != nil {
+			if f, ok := g.replica(v, key, q.want); ok {
+				return f, nil
+			}
+			break // the caller loads it here
+		}
+		g.counts.standIns.Add(1)
+		f, err := g.cache.fetch(ctx, flight, v.members[i], g, key, q, entry{})
+		if p, ok := errors.AsType[*PeerError](err); !(ok && p.Op == "get") && !errors.Is(err, ErrNotCached) {
+			return f, err
+		}
 	}
-	return f, err
+	return found{}, failed
 }
 
 // askNextMany is askNext for many keys, which are loaded here if nobody else does.
@@ -66,12 +72,9 @@ func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
 		return found{}, nil, false
 	}
 	if q.standIn && owner != nil {
-		if v.keeps(key, g.owners) {
-			now := g.cache.clock.now()
-			if e, ok := g.main.engine.get(key); ok && e.err == nil && !e.isStale(now) && !q.fresh && (q.maxAge == 0 || now-e.born <= q.maxAge) {
-				g.main.served.add()
-				return found{entry: e}, nil, true
-			}
+		if f, ok := g.replica(v, key, q.want); ok {
+			g.main.served.add()
+			return f, nil, true
 		}
 		if g.getter == nil {
 			return found{}, ErrNotCached, true
@@ -84,6 +87,28 @@ func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
 		}
 	}
 	return found{}, &notOwner{owner}, true
+}
+
+// replica returns what this process keeps of key in case its owner is not there.
+func (g *group) replica(v *view, key string, w want) (found, bool) {
+	if g.owners == 1 || w.fresh || !v.keeps(key, g.owners) {
+		return found{}, false
+	}
+	now := g.cache.clock.now()
+	e, ok := g.main.engine.get(key)
+	return found{entry: e}, ok && e.err == nil && !e.isStale(now) && w.takes(&e, now, now)
+}
+
+// standIns returns who is asked in place of the owner of key, one after the other: its replicas, and the next owner.
+func (v *view) standIns(key string, n int) []int {
+	if len(v.members) < 2 {
+		return nil
+	}
+	some := v.keepers(key, n)[1:]
+	if next := v.ring(key, 2)[1]; !slices.Contains(some, next) {
+		some = append(some, next)
+	}
+	return some
 }
 
 // standsIn are the keys that a process holds in place of owners that it could not reach either.
@@ -124,7 +149,10 @@ type placing struct {
 func (g *group) inPlace(ctx context.Context, f *loadFlight) (p placing, err error) {
 	v := g.cache.peers.view.Load()
 	owner, _ := v.owner(f.Key())
-	if owner == nil || g.hotShare == 0 {
+	if owner == nil {
+		return p, nil
+	}
+	if p.found, p.ok = g.replica(v, f.Key(), want{}); p.ok || g.hotShare == 0 {
 		return p, nil
 	}
 	if _, next := v.next(f.Key()); !next {
@@ -161,7 +189,7 @@ func (g *group) inPlace(ctx context.Context, f *loadFlight) (p placing, err erro
 // copyInPlace keeps a copy of what was found until then, unless f has been forgotten.
 func (g *group) copyInPlace(f *loadFlight, result found, until time.Duration) {
 	e := result.entry
-	if until == 0 || e.err != nil && (!errors.Is(e.err, ErrNotFound) || g.notFoundTTL == 0) {
+	if until == 0 || g.cache.left.Load() || e.err != nil && (!errors.Is(e.err, ErrNotFound) || g.notFoundTTL == 0) {
 		return
 	}
 	if e.fresh == 0 || e.fresh > until {

@@ -46,7 +46,8 @@ type engine interface {
 	clear()
 	// retain drops every entry for whose key keep is false.
 	retain(keep func(key string) bool)
-	// walk calls each for entries, the more useful first, until it returns false, from where an earlier walk has ended, or 0.
+	// walk calls each for entries, the more useful first, until it returns false, or a little longer, from where an earlier walk
+	// has ended, or 0.
 	// It returns where the next begins, or that nothing is left. Some may be missed, or come twice.
 	walk(from uint64, each func(key string, e entry) bool) (next uint64, more bool)
 	// setMax changes the budget, and evicts until it is kept.

@@ -201,12 +201,13 @@ func (p *peers) takeOver(old, v *view) {
 	}
 	gone := len(t.owners)
 	was, member := old.find(p.self.ID)
+	young := v.since < p.window // and so discovery may tell it of those only now who have been there for long
 	for i, m := range v.members {
 		j, ok := old.find(m.ID)
 		switch {
 		case i == v.self:
 			continue
-		case !member || ok && old.members[j].Weight > m.Weight || old.members[was].Weight < v.members[v.self].Weight:
+		case !member || !ok && young || ok && old.members[j].Weight > m.Weight || old.members[was].Weight < v.members[v.self].Weight:
 			t.owners = append(t.owners, m)
 		}
 		t.everyone = append(t.everyone, m)
@@ -289,6 +290,20 @@ func (p *peers) named(id, addr []byte) *peer {
 		return v.members[i]
 	}
 	return &peer{Peer: Peer{ID: string(id), Addr: string(addr)}, counts: new(peerCounts)}
+}
+
+// now returns the member or stranger that is where p was, under its ID, or else p.
+func (p *peers) now(m *peer) *peer {
+	v := p.view.Load()
+	if i, ok := v.find(m.ID); ok && v.members[i].Addr == m.Addr {
+		return v.members[i]
+	}
+	for _, s := range p.known.strangers(p.clock.now()) {
+		if s.ID == m.ID && s.Addr == m.Addr {
+			return s
+		}
+	}
+	return m
 }
 
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it

@@ -319,7 +319,7 @@ func (w *writing) tell(ctx context.Context) {
 	for i, d := range w.done {
 		for _, h := range d.holders {
 			if h.ID != self {
-				next.add(h.peer, i, duty{until: h.until})
+				next.add(c.peers.now(h.peer), i, duty{until: h.until})
 			}
 		}
 		if d.all {
@@ -327,7 +327,7 @@ func (w *writing) tell(ctx context.Context) {
 				for _, p := range peers {
 					isReplica := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == p.ID }) // which has been told already
 					if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) && !isReplica {
-						next.add(p, i, duty{must: must})
+						next.add(c.peers.now(p), i, duty{must: must})
 					}
 				}
 			}
@@ -366,7 +366,7 @@ func (w *writing) tell(ctx context.Context) {
 							n := naming{t.ID, h.ID, i}
 							if h.ID != self && !named[n] {
 								named[n] = true
-								next.add(h.peer, i, duty{until: h.until})
+								next.add(c.peers.now(h.peer), i, duty{until: h.until})
 							}
 						}
 					}

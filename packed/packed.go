@@ -239,7 +239,8 @@ func (c *Cache) Keys() iter.Seq[string] {
 	}
 }
 
-// Walk calls each for entries, those that have been used more often before others, until each returns false. It begins where
+// Walk calls each for entries, those that have been used more often before others, until each returns false, and for up to six
+// more. It begins where
 // an earlier Walk has ended, or with 0 anew, and returns where the next begins, or that there are no more. Entries that come,
 // go or change their place meanwhile may be missed, or come twice. It takes no lock, and each may use the Cache.
 func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uint64, more bool) {
@@ -249,6 +250,7 @@ func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uin
 		sh, rank := &c.shards[part%uint64(len(c.shards))], part/uint64(len(c.shards))
 		idx, now := sh.index.Load(), c.now()
 		for b := first; b < uint64(len(idx.buckets)); b++ {
+			enough := false
 			for i := range idx.buckets[b].slots {
 				s := idx.buckets[b].slots[i].Load()
 				if s == 0 || ranks-1-min(s&freqMask, ranks-1) != rank {
@@ -259,10 +261,11 @@ func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uin
 					continue
 				}
 				if e := ch.entry(offsetOf(s)); e.Ends == 0 || e.Ends > now {
-					if !each(ch.key(offsetOf(s)), e) {
-						return part<<32 | (b + 1), true
-					}
+					enough = !each(ch.key(offsetOf(s)), e) || enough
 				}
+			}
+			if enough {
+				return part<<32 | (b + 1), true
 			}
 		}
 	}
