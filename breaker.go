@@ -54,7 +54,7 @@ func (b *breaker) failed(sent, now time.Duration, member bool) {
 	}
 	rest := strangerRest
 	if member {
-		rest = time.Hour
+		rest = lastRetry
 	}
 	b.until.Store(int64(now + rest))
 	b.open.Store(true)

@@ -115,7 +115,7 @@ func New(opts *Options) (*Cache, error) {
 		clock:       &c.clock,
 	}
 	if o.Warm > 0 {
-		c.peers.pulls = c.pulls
+		c.peers.pulls = func(ctx context.Context, t *takeover, taken func()) { c.pulls(ctx, t, c.allGroups(), taken) }
 	}
 	c.peers.start(o.Discovery)
 	return c, nil

@@ -55,7 +55,7 @@ func (p *peers) callRoll(ctx context.Context, old, v *view, r *rollCall) {
 	greet = func(addr string, counts *peerCounts) {
 		mu.Lock()
 		defer mu.Unlock()
-		if addr == "" || greeted[addr] {
+		if addr == "" || greeted[addr] || len(greeted) > maxStrangers {
 			return
 		}
 		greeted[addr] = true
@@ -122,7 +122,7 @@ type stranger struct {
 	heard time.Duration
 }
 
-// maxStrangers bounds both maps. Who is not in away any more is told as if it had always been.
+// maxStrangers bounds both maps. Who is not in away any more is told as if it had always been away.
 const maxStrangers = 10_000
 
 // meet takes note of m, which is not in the view.
@@ -203,8 +203,17 @@ const strangerLife = 10 * time.Minute
 func (a *acquaintances) leaves(incarnation uint64, then time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, already := a.away[incarnation]; already || len(a.away) >= maxStrangers {
+	if _, already := a.away[incarnation]; already {
 		return
+	}
+	if len(a.away) >= maxStrangers {
+		var oldest uint64
+		for other, since := range a.away {
+			if oldest == 0 || since < a.away[oldest] {
+				oldest = other
+			}
+		}
+		delete(a.away, oldest)
 	}
 	if a.away == nil {
 		a.away = make(map[uint64]time.Duration)

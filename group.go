@@ -382,6 +382,12 @@ func (g *group) fallsBack(err error) bool {
 	return ok && p.Op == "get" && g.getter != nil
 }
 
+// hasNext reports whether err says that the owner did not look for the key, and that others may have it, or load it.
+func (g *group) hasNext(err error) bool {
+	p, ok := errors.AsType[*PeerError](err)
+	return ok && p.Op == "get" && (g.getter != nil || g.owners > 1)
+}
+
 var errNoOwner = errors.New("nobody is known who could own the key")
 
 // loadHere loads key in this process, which may not own it.
@@ -450,7 +456,7 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
 	}
-	if p, ok := errors.AsType[*PeerError](err); ok && p.Op == "get" && (g.getter != nil || g.owners > 1) && !q.cachedOnly {
+	if g.hasNext(err) && !q.cachedOnly {
 		return g.askNext(ctx, flight, key, q, err)
 	}
 	return f, err
@@ -469,9 +475,6 @@ func (g *group) viewSwapped(old, new *view) {
 		}
 	}
 	g.copies.clear()
-	if !g.cache.peers.isWarming(old, g.cache.clock.now()) {
-		g.touched.clear()
-	}
 	g.thawLate(old)
 	g.freeze()
 	g.absent.retain(new.owns)

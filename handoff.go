@@ -7,6 +7,7 @@ package shoal
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,65 +18,68 @@ import (
 	"github.com/shoalcache/shoal/shoalpb"
 )
 
-// touched are the keys that were written or dropped since a window opened. What others hold of them may be older. It is a
-// Bloom filter: a key that is wrongly in it is loaded.
+// touched says when keys were last written or dropped, while a window was open. What others hold of them is older, if its load
+// began before. It is a table of fixed size, in which several places have the time of a key, or of a later touch of another that
+// shares the place: so the first of them is no earlier than the key's.
 type touched struct {
-	most int // words
-	bits atomic.Pointer[[]atomic.Uint64]
+	most int // places
+	at   atomic.Pointer[[]atomic.Int64]
 }
 
-// touchedBits is how many bits of a touched stand for a key.
-const touchedBits = 4
+// touchedPlaces is how many places a key has.
+const touchedPlaces = 4
 
-func (t *touched) add(key string) {
-	bits := t.bits.Load()
-	if bits == nil {
-		fresh := make([]atomic.Uint64, t.most)
-		if !t.bits.CompareAndSwap(nil, &fresh) {
-			t.add(key)
-			return
-		}
-		bits = &fresh
-	}
+func (t *touched) places(table []atomic.Int64, key string, each func(at *atomic.Int64)) {
 	h := xxhash.Sum64String(key)
-	for i := range uint64(touchedBits) {
-		at := (h + i*(h>>32|1)) % uint64(64*len(*bits))
-		(*bits)[at/64].Or(1 << (at % 64))
+	for i := range uint64(touchedPlaces) {
+		each(&table[(h+i*(h>>32|1))%uint64(len(table))])
 	}
 }
 
-func (t *touched) has(key string) bool {
-	bits := t.bits.Load()
-	if bits == nil {
-		return false
+func (t *touched) add(key string, now time.Duration) {
+	table := t.at.Load()
+	if table == nil {
+		fresh := make([]atomic.Int64, t.most)
+		t.at.CompareAndSwap(nil, &fresh)
+		table = t.at.Load()
 	}
-	h := xxhash.Sum64String(key)
-	for i := range uint64(touchedBits) {
-		at := (h + i*(h>>32|1)) % uint64(64*len(*bits))
-		if (*bits)[at/64].Load()&(1<<(at%64)) == 0 {
-			return false
+	t.places(*table, key, func(at *atomic.Int64) {
+		for was := at.Load(); was < int64(now); was = at.Load() {
+			at.CompareAndSwap(was, int64(now))
 		}
-	}
-	return true
+	})
 }
 
-func (t *touched) clear() { t.bits.Store(nil) }
+// last returns when key was touched last; before the first time, that was before everything.
+func (t *touched) last(key string) time.Duration {
+	table := t.at.Load()
+	if table == nil {
+		return math.MinInt64
+	}
+	last := int64(math.MaxInt64)
+	t.places(*table, key, func(at *atomic.Int64) { last = min(last, at.Load()) })
+	if last == 0 {
+		return math.MinInt64
+	}
+	return time.Duration(last)
+}
 
 // touch takes note of a write or a drop of key, under the lock of loads.
 func (g *group) touch(key string) {
 	g.changed(key).Add(1)
-	if v := g.cache.peers.view.Load(); len(v.former) > 0 && g.cache.peers.isWarming(v, g.cache.clock.now()) {
-		g.touched.add(key)
+	if v, now := g.cache.peers.view.Load(), g.cache.clock.now(); len(v.former) > 0 && g.cache.peers.isWarming(v, now) {
+		g.touched.add(key, max(now, 1))
 	}
 }
 
-// isPast reports whether what another process has had of key at that version may be older than what was written. Where nothing
-// can be loaded, versions tell: what was written may be just what the other has, if it took the write.
-func (g *group) isPast(key string, version uint64) bool {
-	if g.getter != nil && g.touched.has(key) {
+// isPast reports whether what another process has had of key may be older than what was written. Where it can be loaded, a
+// load that began after this process was told of a write has seen what was written, by durations alone; where nothing can be
+// loaded, versions tell: what was written may be just what the other has, if it took the write.
+func (g *group) isPast(key string, e *entry) bool {
+	if g.getter != nil && e.born <= g.touched.last(key) {
 		return true
 	}
-	return g.remembersWrites() && g.written.last(key) > version
+	return g.remembersWrites() && g.written.of(key).version > e.version
 }
 
 // greetedFor waits until this process may act as the owner of key, and returns the view in which it is, or is not.
@@ -110,7 +114,7 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 	former := p.newlyMine(v, f.Key(), now)
 	last := g.written.of(f.Key())
 	switch elsewhere := g.getter == nil && last.elsewhere; {
-	case former == nil && !elsewhere, g.getter != nil && g.touched.has(f.Key()):
+	case former == nil && !elsewhere:
 		return found{}, false
 	case elsewhere:
 		defer g.written.isNowhere(f.Key(), last.version) // or here, from now on
@@ -118,13 +122,13 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 	for _, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
 		g.counts.peeks.Add(1)
 		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
-		if err != nil || e.version == 0 || g.isPast(f.Key(), e.version) {
+		if err != nil || e.version == 0 || g.isPast(f.Key(), &e) {
 			continue
 		}
 		result := found{entry: e, fetched: true, stale: e.isStale(g.cache.clock.now())}
 		var cost int64
 		f.Commit(func() {
-			if !g.isPast(f.Key(), e.version) {
+			if !g.isPast(f.Key(), &e) {
 				result.entry, cost = g.main.put(f.Key(), e.value.bytes(), e)
 			}
 		})
@@ -195,10 +199,13 @@ func (g *group) freeze() {
 	}
 }
 
-// thaw drops what is frozen.
+// thaw drops what is frozen, unless it is just being handed over.
 func (g *group) thaw() {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
+	if g.cache.left.Load() && !g.cache.closed.Load() {
+		return
+	}
 	g.main.retain(g.keeps)
 	g.main.frozen.Store(false)
 	g.thawAt = 0
@@ -241,7 +248,8 @@ func (a *answering) pull(p *shoalpb.Pull) {
 	if !ok || v.members[i].incarnation != a.sender.GetIncarnation() || a.sender.GetView() != v.digest {
 		pulled.Wait = true // or it would not get what this process takes for its own
 	} else {
-		most, sight := min(max(p.MaxBytes, 1), a.c.opts.MaxBodyBytes/2), pullSight
+		// There is room for what comes with it, and for the last entry, however long its value is.
+		most, sight := min(max(p.MaxBytes, 1), a.c.opts.MaxBodyBytes-a.c.opts.MaxValueBytes-32<<10), pullSight
 		now := a.c.clock.now()
 		next, more := a.group.main.walk(p.Cursor, func(key string, e entry) bool {
 			sight--
@@ -265,28 +273,48 @@ func (a *answering) pull(p *shoalpb.Pull) {
 // bytesPerItem is about what an entry takes in a message beside its key and value.
 const bytesPerItem = 48
 
-// pulls gets what this process keeps now from those who have had it, in the background.
-func (c *Cache) pulls(ctx context.Context, t *takeover) {
-	for _, g := range c.allGroups() {
-		c.pullGroup(ctx, t, g)
+// pulls gets what this process keeps now from those who have had it, in the background. It calls taken when it has got all from
+// those who see the same owners; the others, who do not take it for the owner yet, it asks again.
+func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken func()) {
+	type source struct {
+		*group
+		*peer
+	}
+	var left []source
+	for _, g := range groups {
+		from := t.owners
+		if g.owners > 1 {
+			from = t.everyone
+		}
+		for _, p := range from {
+			left = append(left, source{g, p})
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
+	defer cancel()
+	for retry := firstRetry; len(left) > 0 && ctx.Err() == nil; retry = min(2*retry, lastProbe) {
+		left = slices.DeleteFunc(left, func(s source) bool {
+			err := c.pullAll(ctx, s.peer, s.group)
+			if err != nil && err != errLags && !isNoGroup(err) && ctx.Err() == nil {
+				c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", s.ID, "group", s.name, "error", err)
+			}
+			return err != errLags
+		})
+		if taken != nil {
+			taken()
+			taken = nil
+		}
+		if len(left) > 0 {
+			pause(ctx, retry, nil)
+		}
+	}
+	if taken != nil {
+		taken()
 	}
 }
 
-func (c *Cache) pullGroup(ctx context.Context, t *takeover, g *group) {
-	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
-	defer cancel()
-	from := t.owners
-	if g.owners > 1 {
-		from = t.everyone
-	}
-	for _, p := range from {
-		if err := c.pullAll(ctx, p, g); ctx.Err() != nil {
-			return
-		} else if err != nil && !isNoGroup(err) {
-			c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", p.ID, "group", g.name, "error", err)
-		}
-	}
-}
+// errLags is why nothing can be pulled from a process yet.
+var errLags = errors.New("it sees other owners")
 
 // pullNew is pulls for a group that was made after them. It returns a channel that is closed when that is over, or nil.
 func (c *Cache) pullNew(g *group) chan struct{} {
@@ -297,36 +325,27 @@ func (c *Cache) pullNew(g *group) chan struct{} {
 	over := make(chan struct{})
 	c.peers.repairing.Add(1)
 	go func() {
-		defer close(over)
 		defer c.peers.repairing.Add(-1)
-		c.pullGroup(c.peers.life, t, g)
+		c.pulls(c.peers.life, t, []*group{g}, func() { close(over) })
 	}()
 	return over
 }
 
-// pullAll gets from p what it has of g that this process owns.
+// pullAll gets from p what it has of g that this process keeps.
 func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
-	for cursor, retry := uint64(0), firstRetry; ; {
-		next, more, wait, n, err := c.pull(ctx, p, g, cursor)
-		switch {
-		case err != nil:
+	for cursor, more := uint64(0), true; more; {
+		var n int64
+		var err error
+		if cursor, more, n, err = c.pull(ctx, p, g, cursor); err != nil {
 			return err
-		case wait: // its view is an older one
-			pause(ctx, retry, nil)
-			retry = min(2*retry, lastProbe)
-		case !more:
-			return nil
-		default:
-			cursor = next
-			sleep(ctx, time.Duration(n)*time.Second/pullRate)
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		sleep(ctx, time.Duration(n)*time.Second/pullRate)
 	}
+	return ctx.Err()
 }
 
-func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (next uint64, more, wait bool, n int64, err error) {
+// pull gets some of it, n bytes.
+func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (next uint64, more bool, n int64, err error) {
 	sent := c.clock.now()
 	purges := g.purged.Load()
 	k := c.tell(p, g, 0)
@@ -335,14 +354,17 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (nex
 	k.req.Op = &shoalpb.Request_Pull{Pull: &shoalpb.Pull{Cursor: cursor, MaxBytes: pullBytes}}
 	reply, err := k.next(ctx)
 	if err != nil {
-		return 0, false, false, 0, err
+		return 0, false, 0, err
 	}
 	pulled := reply.GetPulled()
 	if pulled == nil {
-		return 0, false, false, 0, k.blame(unexpected(reply))
+		return 0, false, 0, k.blame(unexpected(reply))
+	}
+	if pulled.Wait {
+		return 0, false, 0, errLags
 	}
 	if !g.generation.is(reply.GetGeneration()) {
-		return 0, false, false, 0, errors.New("it has not heard of a purge")
+		return 0, false, 0, errors.New("it has not heard of a purge")
 	}
 	for _, e := range pulled.Entries {
 		n += int64(len(e.Key) + len(e.GetValue().GetValue()))
@@ -353,17 +375,20 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (nex
 			g.adopt(string(e.Key), g.handed(e.Value, sent), purges)
 		}
 	}
-	return pulled.Cursor, pulled.More, pulled.Wait, n, nil
+	return pulled.Cursor, pulled.More, n, nil
 }
 
 // adopt keeps what another process has had of key, unless this one has it, loads it, or has seen a write of it since the
 // key has come to it, or a purge since it was asked for, when there had been so many.
 func (g *group) adopt(key string, e entry, purges int64) {
 	v := g.cache.peers.view.Load()
+	if !v.keeps(key, g.owners) {
+		return
+	}
 	var cost int64
 	g.loads.Unless(key, func() {
-		if v.keeps(key, g.owners) && !g.isPast(key, e.version) && g.purged.Load() == purges {
-			cost = g.main.adopt(key, e.value.bytes(), e)
+		if !g.isPast(key, &e) && g.purged.Load() == purges {
+			cost = g.main.adopt(key, e.value.bytes(), e, g.remembersWrites())
 		}
 	})
 	g.main.shrink(cost)

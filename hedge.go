@@ -47,7 +47,7 @@ func (g *group) fetchHedged(ctx context.Context, flight *fetchFlight, owner *pee
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	usual := owner.counts.latency.value()
-	next, _ := g.cache.peers.view.Load().next(key)
+	next, _ := g.cache.peers.view.Load().next(key, g.owners)
 	sent := g.cache.clock.now()
 	theirs, others := make(chan outcome, 1), make(chan outcome, 1)
 	go func() {
@@ -71,9 +71,9 @@ func (g *group) fetchHedged(ctx context.Context, flight *fetchFlight, owner *pee
 	case <-late.C:
 	}
 	g.counts.hedged.Add(1)
-	q.standIn, q.cachedOnly, q.lease, q.have = true, true, false, 0
+	second := question{want: want{cachedOnly: true}, callers: q.callers, standIn: true}
 	go func() {
-		f, err := g.cache.fetch(ctx, nil, next, g, key, q, entry{})
+		f, err := g.cache.fetch(ctx, nil, next, g, key, second, entry{})
 		others <- outcome{f, err}
 	}()
 	select {

@@ -56,7 +56,7 @@ func (g *group) leaseOf(f found, lease time.Duration) time.Duration {
 // tableSizes returns how large the tables of a group may become beside its values: together about 2% of its memory.
 func tableSizes(maxBytes int64) (leases, rates, records, written, touched int) {
 	size := func(each, least, most int64) int { return int(min(max(maxBytes/200/each, least), most)) }
-	return size(bytesPerLease, 16, 16_384), size(bytesPerRate, 64, 8_192), size(bytesPerRecord, 16, 16_384), size(bytesPerWritten, 16, 16_384), size(8, 64, 8_192)
+	return size(bytesPerLease, 16, 16_384), size(bytesPerRate, 64, 8_192), size(bytesPerRecord, 16, 16_384), size(bytesPerWritten, 16, 16_384), size(8, 64, 32_768)
 }
 
 const bytesPerLease, bytesPerRate = 160, 24

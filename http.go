@@ -247,7 +247,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender)}})
 		return nil
 	}
-	if req.GetLeave() != nil {
+	if req.GetLeave() != nil && a.sender.GetIncarnation() != a.c.peers.incarnation {
 		return func(ctx context.Context, a *answering) {
 			a.c.peers.parts(ctx, a.sender.GetIncarnation())
 			for _, g := range a.c.allGroups() {

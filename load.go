@@ -79,9 +79,12 @@ func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error
 	if g.getter == nil {
 		return found{entry: entry{err: ErrNotFound, born: g.cache.clock.now()}}, nil
 	}
-	place, err := g.inPlace(ctx, f)
-	if place.ok || err != nil {
-		return place.found, err
+	var place placing
+	if !anew {
+		var err error
+		if place, err = g.inPlace(ctx, f); place.ok || err != nil {
+			return place.found, err
+		}
 	}
 	done, err := g.turn(ctx, f)
 	if err != nil {

@@ -84,7 +84,7 @@ func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got f
 				continue
 			} else if ctx.Err() != nil {
 				got(key, found{}, ctx.Err())
-			} else if !g.fallsBack(err) {
+			} else if !g.hasNext(err) {
 				got(key, found{}, err)
 			} else {
 				left = append(left, key)

@@ -62,7 +62,7 @@ type peers struct {
 	hello       func(ctx context.Context, addr string) (met, error)           // asks who is there
 	tellMissed  func(ctx context.Context, p *peer, since time.Duration) error // … of writes since then
 	goodbye     func(ctx context.Context, p *peer) error                      // tells it that this process leaves
-	pulls       func(ctx context.Context, t *takeover)
+	pulls       func(ctx context.Context, t *takeover, taken func())
 	swapped     func(old, new *view) // called after each change of view
 	lineTo      func(addr string) *line
 	timeout     time.Duration // PeerTimeout
@@ -459,22 +459,20 @@ func (p *peers) ready(ctx context.Context, mustTakeOver func() bool) error {
 	case <-ctx.Done():
 		return tooLate()
 	}
-	former := p.view.Load().former
-	if len(former) == 0 {
-		return err
+	for _, f := range p.view.Load().former {
+		over := f.after.done
+		if mustTakeOver() {
+			over = f.after.taken
+		}
+		select {
+		case <-over:
+		case <-p.done:
+			return errShutDown
+		case <-ctx.Done():
+			return tooLate()
+		}
 	}
-	over := former[len(former)-1].after.done
-	if mustTakeOver() {
-		over = former[len(former)-1].after.taken
-	}
-	select {
-	case <-over:
-		return err
-	case <-p.done:
-		return errShutDown
-	case <-ctx.Done():
-		return tooLate()
-	}
+	return err
 }
 
 // parts takes out of the view a member that leaves.

@@ -101,7 +101,7 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 	f.Lease, f.Have, f.MaxAge, f.Fresh, f.CachedOnly = q.lease, q.have, int64(q.maxAge), q.fresh, q.cachedOnly
 	f.StandIn = q.standIn
 	k.op.Fetch, k.req.Op = f, &k.op
-	k.hasNext = !q.standIn
+	k.hasNext = !q.standIn || q.cachedOnly
 	sent := k.sent
 	reply, err := k.next(ctx)
 	var result found

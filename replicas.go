@@ -111,8 +111,8 @@ func (g *group) replicas(v *view, key string) (all []*peer) {
 }
 
 // lastWrites are the versions of the latest writes, where there are replicas or no getter, so that nothing older comes in later, even if what
-// was written has been removed or evicted. Those that are not remembered any more are below the floor, and so is what is
-// refused without need.
+// was written has been removed or evicted. Those that are not remembered any more are below the floor, under which nothing is
+// taken that comes unasked.
 type lastWrites struct {
 	most int
 
@@ -211,12 +211,10 @@ type replica struct {
 // of what is newer here, or 0.
 func (g *group) replicate(r replica, fill bool) (newer uint64) {
 	g.cache.clock.saw(r.e.version >> 16)
-	if !g.keeps(r.key) {
-		if !fill {
-			g.drop(r.key, 0, false)
-		}
-		return 0
+	if owns := g.cache.peers.view.Load().owns(r.key); fill && (owns || !g.keeps(r.key)) {
+		return 0 // that process sees other owners; what was loaded does not replace what this one has
 	}
+	// What was written is kept by whoever is told to: if it is no replica by its own view, frozen, for those who are.
 	var cost int64
 	store := func() {
 		have := g.written.last(r.key)
@@ -246,6 +244,9 @@ func (g *group) replicate(r replica, fill bool) (newer uint64) {
 	}
 	g.main.shrink(cost)
 	g.counts.replicated.Add(1)
+	if !g.keeps(r.key) {
+		g.freeze()
+	}
 	return newer
 }
 
@@ -399,7 +400,10 @@ func (g *group) fillAll(ctx context.Context) {
 			}
 		}
 		for p, all := range to {
-			g.cache.replicate(ctx, p, g, all, true) // what does not arrive is restored with the next change of view
+			size := func(r replica) int { return len(r.key) + r.e.value.Len() }
+			for some := range parts(g.cache, all, size) {
+				g.cache.replicate(ctx, p, g, some, true) // what does not arrive is restored with the next change of view
+			}
 		}
 	}
 }

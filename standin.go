@@ -7,6 +7,7 @@ package shoal
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -40,7 +41,9 @@ func (g *group) askNextMany(ctx context.Context, keys []string, got func(key str
 	var here []string
 	elsewhere := make(map[*peer][]string)
 	for _, key := range keys {
-		if next, _ := v.next(key); next != nil {
+		if f, ok := g.replica(v, key, want{}); ok {
+			got(key, f, nil)
+		} else if next, _ := v.next(key, g.owners); next != nil {
 			elsewhere[next] = append(elsewhere[next], key)
 		} else {
 			here = append(here, key)
@@ -50,7 +53,7 @@ func (g *group) askNextMany(ctx context.Context, keys []string, got func(key str
 		g.counts.standIns.Add(int64(len(keys)))
 		answered := make([]bool, len(keys))
 		g.cache.fetchMany(ctx, next, g, keys, true, false, func(i int, f found, err error) {
-			if _, ok := errors.AsType[*notOwner](err); !ok && !g.fallsBack(err) {
+			if p, ok := errors.AsType[*PeerError](err); !(ok && p.Op == "get") {
 				answered[i] = true
 				got(keys[i], f, err)
 			}
@@ -79,8 +82,8 @@ func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
 		if g.getter == nil {
 			return found{}, ErrNotCached, true
 		}
-		if _, next := v.next(key); next {
-			if e, _, ok := g.copies.use(key, 1, true); ok && !q.fresh && q.maxAge == 0 {
+		if _, next := v.next(key, g.owners); next {
+			if e, _, ok := g.copies.use(key, 1, true); ok && q.want == (want{}) {
 				return found{entry: e, stale: e.late}, e.err, true
 			}
 			return found{}, nil, false
@@ -111,15 +114,20 @@ func (v *view) standIns(key string, n int) []int {
 	return some
 }
 
-// standsIn are the keys that a process holds in place of owners that it could not reach either.
+// standsIn are the keys that a process holds in place of owners that it could not reach either: for as long as a lease at least,
+// and twice that at most.
 type standsIn struct {
-	mu   sync.Mutex                 // guards keys
-	keys map[string]map[string]bool // by the owner's ID
+	mu           sync.Mutex                 // guards what follows
+	keys, before map[string]map[string]bool // by the owner's ID
+	since        time.Duration              // when the first of keys came
 }
 
-func (s *standsIn) add(owner, key string) {
+func (s *standsIn) add(owner, key string, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now-s.since > maxLease {
+		s.keys, s.before, s.since = nil, s.keys, now
+	}
 	if s.keys == nil {
 		s.keys = make(map[string]map[string]bool)
 	}
@@ -130,11 +138,13 @@ func (s *standsIn) add(owner, key string) {
 }
 
 // take returns the keys of an owner, for which this process does not stand in any more.
-func (s *standsIn) take(owner string) map[string]bool {
+func (s *standsIn) take(owner string) (keys []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	keys := s.keys[owner]
-	delete(s.keys, owner)
+	for _, all := range []map[string]map[string]bool{s.keys, s.before} {
+		keys = slices.AppendSeq(keys, maps.Keys(all[owner]))
+		delete(all, owner)
+	}
 	return keys
 }
 
@@ -155,7 +165,7 @@ func (g *group) inPlace(ctx context.Context, f *loadFlight) (p placing, err erro
 	if p.found, p.ok = g.replica(v, f.Key(), want{}); p.ok || g.hotShare == 0 {
 		return p, nil
 	}
-	if _, next := v.next(f.Key()); !next {
+	if _, next := v.next(f.Key(), g.owners); !next {
 		return p, nil
 	}
 	sent := g.cache.clock.now()
@@ -178,7 +188,7 @@ func (g *group) inPlace(ctx context.Context, f *loadFlight) (p placing, err erro
 		}
 	}
 	p.until = sent + maxLease
-	g.standing.add(owner.ID, f.Key())
+	g.standing.add(owner.ID, f.Key(), sent)
 	owner.counts.stoodIn.Store(true) // from now on, a word of the owner forgets this flight
 	if there.isHere() {
 		p.until = 0 // it has just come
@@ -207,7 +217,7 @@ func (c *Cache) ownerIsBack(p *peer) {
 		return
 	}
 	for _, g := range c.allGroups() {
-		for key := range g.standing.take(p.ID) {
+		for _, key := range g.standing.take(p.ID) {
 			g.fetches.Forget(key)
 			g.loads.Overtake(key, func() { g.copies.remove(key, 0) })
 		}

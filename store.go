@@ -143,10 +143,10 @@ func (s *store) peek(key string) (entry, bool) {
 
 func (s *store) isFrozen(key string) bool { return (s.replicas || s.frozen.Load()) && !s.serves(key) }
 
-// adopt keeps e, with its version, if there is nothing of key.
-func (s *store) adopt(key string, value []byte, e entry) (cost int64) {
+// adopt keeps e, with its version, if there is nothing of key, or, if versions decide, nothing as new.
+func (s *store) adopt(key string, value []byte, e entry, versions bool) (cost int64) {
 	_, cost = s.engine.put(key, value, e, func(old uint64) uint64 {
-		if old != 0 {
+		if old != 0 && (!versions || old >= e.version) {
 			return 0
 		}
 		return e.version

@@ -66,12 +66,15 @@ func (v *view) owns(key string) bool {
 	return mine
 }
 
-// next returns the owner of key if its owner is not there: a peer, or this process if mine is true, or nobody.
-func (v *view) next(key string) (p *peer, mine bool) {
+// next returns who stands in for the owner of key, which n processes keep: a peer, or this process if mine is true, or nobody.
+func (v *view) next(key string, n int) (p *peer, mine bool) {
 	if len(v.members) < 2 {
 		return nil, false
 	}
-	i := v.owners.Owners(key, 2)[1]
+	i := v.keepers(key, max(n, 2))[1]
+	if n == 1 {
+		i = v.ring(key, 2)[1]
+	}
 	if i == v.self {
 		return nil, true
 	}
@@ -91,6 +94,28 @@ func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
 		}
 	}
 	return nil
+}
+
+// newKeepers reports whether others were to keep key, which is this process's, in a view within the last window.
+func (p *peers) newKeepers(v *view, key string, n int, now time.Duration) bool {
+	if n == 1 || len(v.former) == 0 {
+		return p.newlyMine(v, key, now) != nil
+	}
+	var keepers []int
+	for i := range v.former {
+		f := &v.former[i]
+		if !f.isOpen(now, p.window) {
+			continue
+		}
+		if keepers == nil {
+			keepers = v.keepers(key, n)
+		}
+		before := f.keepers(key, n)
+		if !slices.EqualFunc(keepers, before, func(i, j int) bool { return v.members[i].ID == f.members[j].ID }) {
+			return true
+		}
+	}
+	return false
 }
 
 // ungreeted returns the greeting that has to end before this process acts on key, which is its own, or nil.
@@ -171,8 +196,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 		p.repairing.Add(1)
 		defer p.repairing.Add(-1)
 		p.callRoll(p.life, old, v, last.after)
-		p.takeOver(old, v)
-		close(last.after.taken)
+		p.takeOver(old, v, func() { close(last.after.taken) })
 	})
 	for _, m := range old.members {
 		if i, ok := v.find(m.ID); m.line != nil && (!ok || v.members[i].line != m.line) {
@@ -188,9 +212,10 @@ type takeover struct {
 	until    time.Duration
 }
 
-// takeOver pulls what has come to this process with v.
-func (p *peers) takeOver(old, v *view) {
+// takeOver pulls what has come to this process with v. It calls taken when it has what can be had at once.
+func (p *peers) takeOver(old, v *view, taken func()) {
 	if v.self < 0 || p.pulls == nil {
+		taken()
 		return
 	}
 	t := &takeover{until: p.clock.now() + p.window}
@@ -213,10 +238,11 @@ func (p *peers) takeOver(old, v *view) {
 		t.everyone = append(t.everyone, m)
 	}
 	if t.everyone = append(t.everyone, t.owners[:gone]...); len(t.owners) == 0 {
+		taken()
 		return
 	}
 	p.takeover.Store(t) // for groups that are yet to be made
-	p.pulls(p.life, t)
+	p.pulls(p.life, t, taken)
 }
 
 // others returns the members of the view but this process.
@@ -308,7 +334,7 @@ func (p *peers) now(m *peer) *peer {
 
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
 // lately, or somebody sees other owners, or did less than a lease ago.
-func (p *peers) tellAll(key string) bool {
+func (p *peers) tellAll(key string, n int) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i, m := range v.members {
 		if i != v.self && m.counts.shown.Load() != v.digest && !m.counts.breaker.open.Load() {
@@ -321,5 +347,5 @@ func (p *peers) tellAll(key string) bool {
 		}
 	}
 	differed := p.differs.Load()
-	return differed != 0 && now < time.Duration(differed)+maxLease || p.newlyMine(v, key, now) != nil
+	return differed != 0 && now < time.Duration(differed)+maxLease || p.newKeepers(v, key, n, now)
 }

@@ -480,7 +480,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now())
 	g.noteWritten(c.key, e.version, false)
 	w := accepted{version: e.version, sum: sum, replicas: g.replicas(v, c.key), now: e, gone: c.ttl < 0, holders: g.leases.of(c.key, g.cache.clock.now())}
-	if w.all = g.cache.peers.tellAll(c.key); w.all {
+	if w.all = g.cache.peers.tellAll(c.key, g.owners); w.all {
 		w.known, w.past = g.cache.peers.everybody()
 	}
 	return w

@@ -775,7 +775,7 @@ func TestHintIsToldAsSoonAsThePeerIsHeardOf(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute) // tries are far apart now
 		f.Up(0)
-		f.groups[0].Get(t.Context(), ownedBy(f.Cluster, 1, 0)) // asks the writer
+		time.Sleep(time.Second + 100*time.Millisecond) // by then it has been greeted
 		synctest.Wait()
 		time.Sleep(101 * time.Millisecond) // the least between two tries, of which one may just have been made
 		want(t, f, 0, key, "new")

@@ -13,6 +13,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -244,16 +245,23 @@ func (c *Cache) Keys() iter.Seq[string] {
 // an earlier Walk has ended, or with 0 anew, and returns where the next begins, or that there are no more. Entries that come,
 // go or change their place meanwhile may be missed, or come twice. It takes no lock, and each may use the Cache.
 func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uint64, more bool) {
-	const ranks = 3 // used twice or more often, once, not
+	const (
+		ranks     = 3 // used twice or more often, once, not, or whichever in the end
+		walkShift = 26
+	)
 	part, first := from>>32, from&(1<<32-1)
 	for ; part < uint64(ranks*len(c.shards)); part, first = part+1, 0 {
 		sh, rank := &c.shards[part%uint64(len(c.shards))], part/uint64(len(c.shards))
 		idx, now := sh.index.Load(), c.now()
-		for b := first; b < uint64(len(idx.buckets)); b++ {
+		if size := uint64(bits.Len(uint(len(idx.buckets)))); first>>walkShift != size { // it has been made anew: from its beginning
+			first = size << walkShift
+		}
+		for b := first & (1<<walkShift - 1); b < uint64(len(idx.buckets)); b++ {
 			enough := false
 			for i := range idx.buckets[b].slots {
 				s := idx.buckets[b].slots[i].Load()
-				if s == 0 || ranks-1-min(s&freqMask, ranks-1) != rank {
+				// What has been used since its rank was gone through comes with the last.
+				if used := ranks - 1 - min(s&freqMask, ranks-1); s == 0 || used != rank && rank < ranks-1 {
 					continue
 				}
 				ch := sh.chunk(chunkOf(s))
@@ -265,7 +273,7 @@ func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uin
 				}
 			}
 			if enough {
-				return part<<32 | (b + 1), true
+				return part<<32 | first>>walkShift<<walkShift | (b + 1), true
 			}
 		}
 	}
