@@ -23,7 +23,7 @@ type crowd struct {
 	members map[int]func() // by cache, how it ends
 }
 
-// gather has a group asked for n keys, every ten milliseconds for some of them.
+// gather has a group asked for n keys, a few every twenty milliseconds.
 func (c *crowd) gather(t *testing.T, i int, g *shoal.Group[string], n int) {
 	ctx, cancel := context.WithCancel(t.Context())
 	c.mu.Lock()
@@ -32,16 +32,16 @@ func (c *crowd) gather(t *testing.T, i int, g *shoal.Group[string], n int) {
 	}
 	c.members[i] = cancel
 	c.mu.Unlock()
-	for m := range 4 {
+	for m := range 2 {
 		c.wg.Go(func() {
 			for k := 0; ctx.Err() == nil; k++ {
-				key := fmt.Sprint("key ", (4*k+m)%n)
+				key := fmt.Sprint("key ", (2*k+m)%n)
 				v, err := g.Get(context.Background(), key)
 				if ctx.Err() == nil && (v != strings.ToUpper(key) || err != nil) {
 					t.Errorf("cache %d: Get(%q) = %q, %v", i, key, v, err)
 				}
 				c.gets.Add(1)
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond)
 			}
 		})
 	}
@@ -73,7 +73,7 @@ func (f *fleet[V]) wantFewLoads(t *testing.T, keys int64) {
 // Values follow their keys: processes are replaced one after another, and nothing is loaded twice.
 func TestRollingRestartLoadsNothingAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const keys = 600
+		const keys = 200
 		f := newFleet(t, 3, nil, slow(5*time.Millisecond), nil)
 		var c crowd
 		for i, g := range f.groups {
@@ -86,11 +86,11 @@ func TestRollingRestartLoadsNothingAgain(t *testing.T) {
 			time.Sleep(time.Second)
 			restart(t, f, i, slow(5*time.Millisecond), nil)
 			c.gather(t, i, f.groups[i], keys)
-			time.Sleep(10 * time.Second)
+			time.Sleep(4 * time.Second)
 		}
 		c.end()
 		f.wantFewLoads(t, keys)
-		if n := c.gets.Load(); n < 20*keys {
+		if n := c.gets.Load(); n < 10*keys {
 			t.Errorf("only %d gets", n)
 		}
 	})
@@ -99,7 +99,7 @@ func TestRollingRestartLoadsNothingAgain(t *testing.T) {
 // … and so they do when processes are added, and taken away again.
 func TestScalingLoadsNothingAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const keys = 600
+		const keys = 200
 		get := slow(5 * time.Millisecond)
 		f := newFleet(t, 5, nil, get, nil)
 		f.Kill(3)
@@ -123,7 +123,7 @@ func TestScalingLoadsNothingAgain(t *testing.T) {
 			}
 			must(t, f.Cache(i).Ready(t.Context()))
 			c.gather(t, i, f.groups[i], keys)
-			time.Sleep(10 * time.Second)
+			time.Sleep(4 * time.Second)
 		}
 		if n := f.groups[4].Stats().Entries; n < keys/20 {
 			t.Errorf("the last has %d entries", n)
@@ -137,7 +137,7 @@ func TestScalingLoadsNothingAgain(t *testing.T) {
 				f.See(j, all...)
 				time.Sleep(500 * time.Millisecond)
 			}
-			time.Sleep(10 * time.Second)
+			time.Sleep(4 * time.Second)
 		}
 		c.end()
 		f.wantFewLoads(t, keys)

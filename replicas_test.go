@@ -203,7 +203,7 @@ func TestReplicasAreInDifferentZones(t *testing.T) {
 				}
 				seeAll(t, caches)
 				has := make([]int64, len(groups))
-				for k := range 100 {
+				for k := range 25 {
 					must(t, groups[k%len(groups)].Set(t.Context(), fmt.Sprint("key ", k), "value"))
 					in, n := make(map[string]bool), 0
 					for i, g := range groups {
@@ -273,7 +273,7 @@ func TestZoneReadsAreNotOlderThanWrites(t *testing.T) {
 			groups = append(groups, shoal.NewGroup(c, "g", s.get, &shoal.GroupOptions[string]{Owners: 2}))
 		}
 		seeAll(t, caches)
-		for n := range 200 {
+		for n := range 60 {
 			key, value := fmt.Sprint("key ", n%7), fmt.Sprint("value ", n)
 			s.set(key, value)
 			if n%3 == 0 {
@@ -293,7 +293,7 @@ func TestZoneReadsAreNotOlderThanWrites(t *testing.T) {
 // A process has keys in proportion to its weight.
 func TestSharesAreInProportionToWeights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const keys = 4000
+		const keys = 1500
 		h := new(hosts)
 		weights := []float64{1, 1, 2, 4}
 		var caches []*shoal.Cache
@@ -317,7 +317,7 @@ func TestSharesAreInProportionToWeights(t *testing.T) {
 		}
 		for i, g := range groups {
 			share, want := float64(g.Stats().Entries)/keys, weights[i]/8
-			if math.Abs(share-want) > 0.2*want {
+			if math.Abs(share-want) > 0.25*want {
 				t.Errorf("a weight of %v has %.3f of the keys, want %.3f", weights[i], share, want)
 			}
 		}

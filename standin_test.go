@@ -13,14 +13,14 @@ import (
 func TestStandInLoadsOnceForTheFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 5, nil, slow(20*time.Millisecond), nil)
-		keys := allOwnedBy(f.Cluster, 0, 10)
+		keys := allOwnedBy(f.Cluster, 0, 5)
 		f.calm(t)
 		f.loads.Store(0)
 		f.Kill(0)
 		ask := func() {
 			var wg sync.WaitGroup
 			for i := 1; i < 5; i++ {
-				for range 10 {
+				for range 5 {
 					for _, key := range keys {
 						wg.Go(func() {
 							if _, err := f.groups[i].Get(t.Context(), key); err != nil {
@@ -37,12 +37,12 @@ func TestStandInLoadsOnceForTheFleet(t *testing.T) {
 			ask()
 			time.Sleep(200 * time.Millisecond)
 		}
-		f.wantLoads(t, 10)
+		f.wantLoads(t, 5)
 		for time.Since(began) < 9900*time.Millisecond {
 			ask()
 			time.Sleep(200 * time.Millisecond)
 		}
-		f.wantLoads(t, 20)
+		f.wantLoads(t, 10)
 		for i := 1; i < 5; i++ {
 			f.See(i, 1, 2, 3, 4)
 		}
@@ -50,7 +50,7 @@ func TestStandInLoadsOnceForTheFleet(t *testing.T) {
 			ask()
 			time.Sleep(200 * time.Millisecond)
 		}
-		if n := f.loads.Load(); n > 30 {
+		if n := f.loads.Load(); n > 15 {
 			t.Errorf("%d loads, want at most one more of each key at its new owner", n)
 		}
 	})
