@@ -14,9 +14,8 @@ import (
 	"github.com/shoalcache/shoal"
 )
 
-// A crowd asks all of a fleet for keys, again and again, until it is told to stop.
+// A crowd asks all of a fleet for keys, again and again, until it ends.
 type crowd struct {
-	stop    chan struct{}
 	wg      sync.WaitGroup
 	gets    atomic.Int64
 	mu      sync.Mutex     // guards members
