@@ -1,0 +1,524 @@
+package shoal_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shoalcache/shoal"
+	"github.com/shoalcache/shoal/consistenthash"
+)
+
+// restart starts cache i of f again, with a group that loads from get, and waits until it is Ready.
+func restart[V any](t *testing.T, f *fleet[V], i int, get shoal.Getter[V], opts *shoal.GroupOptions[V]) {
+	t.Helper()
+	f.join(i, get, opts)
+	must(t, f.Cache(i).Ready(t.Context()))
+}
+
+// join starts cache i of f again, with a group that loads from get.
+func (f *fleet[V]) join(i int, get shoal.Getter[V], opts *shoal.GroupOptions[V]) {
+	c := f.Restart(i)
+	if get != nil {
+		of := get
+		get = func(ctx context.Context, key string) (V, error) {
+			f.loads.Add(1)
+			return of(ctx, key)
+		}
+	}
+	f.groups[i] = shoal.NewGroup(c, "things", get, opts)
+}
+
+// ownerAmong returns which of some owns key where nobody else is seen.
+func ownerAmong(key string, some ...int) int {
+	members := make([]consistenthash.Member, len(some))
+	for i, k := range some {
+		members[i].ID = fmt.Sprint("http://cache-", k)
+	}
+	return some[consistenthash.New(members).Owner(key)]
+}
+
+// nextAmong returns which of some owns key where nobody else is seen, if its owner is not there.
+func nextAmong(key string, some ...int) int {
+	owner := ownerAmong(key, some...)
+	return ownerAmong(key, slices.DeleteFunc(slices.Clone(some), func(i int) bool { return i == owner })...)
+}
+
+// keyWhere returns the first key for which ok holds.
+func keyWhere(ok func(key string) bool) string {
+	for k := 0; ; k++ {
+		if key := fmt.Sprint("key ", k); ok(key) {
+			return key
+		}
+	}
+}
+
+// History 5: the owner restarts, and is written to before anything else: who was lent a key by the process before it is told.
+func TestRestartedOwnerTellsEverybodyOfItsFirstWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		opts := &shoal.GroupOptions[string]{HotLease: 5 * time.Second}
+		f := newFleet(t, 3, nil, s.get, opts)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		f.calm(t)
+		f.heat(t, 2, key)
+		f.join(0, s.get, opts)
+		s.set(key, "new")
+		must(t, f.Cache(0).Ready(t.Context()))
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// History 6: b acts on what has come to it before it has greeted a, which does not know of it yet.
+func TestNewOwnerDoesNotActBeforeItHasGreetedEverybody(t *testing.T) {
+	for name, act := range map[string]func(*fleet[string], context.Context, string){
+		"read":  func(f *fleet[string], ctx context.Context, key string) { f.groups[1].Get(ctx, key) },
+		"write": func(f *fleet[string], ctx context.Context, key string) { f.groups[1].Set(ctx, key, "overlaps") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				f := newFleet(t, 2, nil, s.get, nil)
+				key := ownedBy(f.Cluster, 1, 0)
+				f.See(0, 0)
+				f.See(1, 0) // its client
+				time.Sleep(2 * time.Minute)
+				s.set(key, "old")
+				want(t, f, 0, key, "old")
+				f.Delay(1, 0, 400*time.Millisecond)
+				var wg sync.WaitGroup
+				wg.Go(func() { f.See(1, 0, 1) })
+				time.Sleep(60 * time.Millisecond)
+				began := time.Now()
+				wg.Go(func() {
+					act(f, t.Context(), key)
+					if took := time.Since(began); took < 300*time.Millisecond {
+						t.Errorf("it acted after %v", took)
+					}
+				})
+				time.Sleep(50 * time.Millisecond)
+				s.set(key, "new")
+				must(t, f.groups[0].Set(t.Context(), key, "new"))
+				if name == "read" {
+					want(t, f, 1, key, "new")
+				}
+				wg.Wait()
+				s.set(key, "newer")
+				must(t, f.groups[0].Set(t.Context(), key, "newer"))
+				wantEverywhere(t, f, key, "newer")
+			})
+		})
+	}
+}
+
+// History 6, the other half: a window is dated from the end of the greeting.
+func TestWindowIsDatedFromTheEndOfTheGreeting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, &shoal.Options{Warm: 20 * time.Second, PeerTimeout: 30 * time.Second}, upper, nil)
+		for i := range f.groups {
+			f.See(i, 0, 1)
+		}
+		time.Sleep(30 * time.Second)
+		moves := keyWhere(func(key string) bool { return ownerAmong(key, 0, 1) == 0 && f.Owner(key) == 2 })
+		f.See(0, 0, 1, 2)
+		f.See(1, 0, 1, 2)
+		time.Sleep(30 * time.Second)
+		f.Delay(2, 0, 15*time.Second)
+		f.See(2, 0, 1, 2) // takes so long
+		f.Heal()
+		for i := range f.groups { // each hears that the others agree
+			for j := range f.groups {
+				f.groups[i].Get(t.Context(), ownedBy(f.Cluster, j, 0))
+			}
+		}
+		time.Sleep(15 * time.Second)
+		for after, want := range []int64{1, 0} {
+			before := f.groups[0].Stats().Drops
+			must(t, f.groups[2].Set(t.Context(), moves, "value"))
+			if n := f.groups[0].Stats().Drops - before; n != want {
+				t.Errorf("%d s after the greeting: told %d times, want %d", 15+10*after, n, want)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// History 7: a lags, and takes writes as the owner of what b owns by its own view. It has been greeted by b, and so tells it.
+func TestLaggingOwnerTellsWhoHasGreetedIt(t *testing.T) {
+	for name, write := range map[string]func(*fleet[string], *testing.T, string) error{
+		"set": func(f *fleet[string], t *testing.T, key string) error {
+			return f.groups[0].Set(t.Context(), key, "new")
+		},
+		"remove": func(f *fleet[string], t *testing.T, key string) error { return f.groups[0].Remove(t.Context(), key) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				f := newFleet(t, 2, nil, s.get, nil)
+				f.See(0, 0)
+				f.See(1, 1)
+				time.Sleep(20 * time.Minute) // long forgotten
+				f.See(1, 0, 1)
+				time.Sleep(2 * time.Minute) // no window is open
+				key := ownedBy(f.Cluster, 1, 0)
+				s.set(key, "old")
+				wantEverywhere(t, f, key, "old")
+				s.set(key, "new")
+				must(t, write(f, t, key))
+				wantEverywhere(t, f, key, "new")
+			})
+		})
+	}
+}
+
+// History 8: b accepts a write; before a is told, a Get at b finds the old value there.
+func TestWhatWasWrittenIsNotTakenOverFromTheFormerOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, &shoal.Options{Warm: time.Hour}, s.get, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 1 && ownerAmong(key, 0, 2) == 0 })
+		for i := range f.groups {
+			f.See(i, 0, 2)
+		}
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Delay(1, 0, 100*time.Millisecond) // too slow to have been pulled
+		for i := range f.groups {
+			go f.See(i, 0, 1, 2)
+		}
+		for f.Cache(1).Peers(); len(f.Cache(1).Peers()) < 3; {
+			time.Sleep(time.Millisecond)
+		}
+		f.Delay(2, 0, 300*time.Millisecond)
+		s.set(key, "new")
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.groups[2].Remove(t.Context(), key)) })
+		for range 10 {
+			time.Sleep(25 * time.Millisecond)
+			f.groups[1].Get(t.Context(), key)
+		}
+		wg.Wait()
+		wantEverywhere(t, f, key, "new")
+		time.Sleep(time.Second)
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// History 9: p is told, fetches again from a, which lags, under a fresh lease, and then a is told.
+func TestHolderIsToldAgainWhenItsLenderHasBeenTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		f.See(0, 0, 2)
+		f.See(2, 0, 2)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 1 && ownerAmong(key, 0, 2) == 0 })
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Delay(1, 0, 300*time.Millisecond)
+		s.set(key, "new")
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		time.Sleep(100 * time.Millisecond)
+		if f.groups[2].Stats().Drops == 0 {
+			t.Error("the holder to be has not been told yet")
+		}
+		f.heat(t, 2, key)
+		want(t, f, 2, key, "old") // the write is not over
+		wg.Wait()
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// History 9, the other half: the acceptor loses the key to a process that has the old value and is told late.
+func TestAcceptorThatLostTheKeyHasNoOldCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{HotLease: 5 * time.Second})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 1 })
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Delay(2, 0, 400*time.Millisecond)
+		s.set(key, "new")
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.groups[2].Set(t.Context(), key, "new")) })
+		time.Sleep(50 * time.Millisecond)
+		if f.groups[1].Stats().Writes != 1 {
+			t.Error("the owner has not taken the write yet")
+		}
+		f.See(1, 0, 1, 2)
+		f.heat(t, 1, key)
+		wg.Wait()
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// History 10: a leaves b's list but lives; b restarts, and hears of it from those it greets only.
+func TestWhoIsGreetedNamesThoseThatAreListedNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 1 })
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		restart(t, f, 1, s.get, nil)
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// History 11: what is frozen must be gone when the new owner stops to tell its writes to all.
+func TestFrozenEntriesDoNotComeBackAfterTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 1, 0)
+		f.See(0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.See(0, 0, 1)
+		want(t, f, 1, key, "old")
+		f.calm(t)
+		s.set(key, "new")
+		f.wantExchanges(t, "calm", 0, func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		f.See(0, 0)
+		want(t, f, 0, key, "new")
+	})
+}
+
+// History 11, where a lags: it freezes what it loses late for so much less.
+func TestFrozenEntriesOfOneThatLaggedDoNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 1, 0)
+		f.See(1, 1)
+		f.See(0, 0)
+		time.Sleep(20 * time.Minute)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.See(1, 0, 1)
+		time.Sleep(50 * time.Second)
+		f.See(0, 0, 1)
+		f.groups[1].Get(t.Context(), ownedBy(f.Cluster, 0, 1)) // hears that it agrees now
+		time.Sleep(12 * time.Second)
+		s.set(key, "new")
+		f.wantExchanges(t, "calm", 0, func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		f.See(0, 0)
+		want(t, f, 0, key, "new")
+	})
+}
+
+// History 12, and T12: b takes over while a is cut off, and a comes back with what it held. A write is a Set or a Remove.
+func TestWhoWasCutOffDropsWhatWasWrittenMeanwhile(t *testing.T) {
+	for name, write := range map[string]func(*fleet[string], *testing.T, string) error{
+		"set": func(f *fleet[string], t *testing.T, key string) error {
+			return f.groups[1].Set(t.Context(), key, "new")
+		},
+		"remove": func(f *fleet[string], t *testing.T, key string) error { return f.groups[2].Remove(t.Context(), key) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				f := newFleet(t, 3, nil, s.get, nil)
+				key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 1 })
+				s.set(key, "old")
+				want(t, f, 0, key, "old")
+				f.calm(t)
+				want(t, f, 0, key, "old")
+				kept := ownedBy(f.Cluster, 0, 1)
+				s.set(kept, "kept")
+				want(t, f, 0, kept, "kept")
+				f.Partition([]int{0}, []int{1, 2})
+				f.See(1, 1, 2)
+				f.See(2, 1, 2)
+				s.set(key, "new")
+				must(t, write(f, t, key))
+				time.Sleep(2 * time.Minute)
+				f.Heal()
+				f.See(1, 0, 1, 2)
+				f.See(2, 0, 1, 2)
+				loads := f.loads.Load()
+				wantEverywhere(t, f, key, "new")
+				wantEverywhere(t, f, kept, "kept")
+				if n := f.loads.Load() - loads; n > 1 {
+					t.Errorf("%d loads afterwards: more was dropped than what was written", n)
+				}
+			})
+		})
+	}
+}
+
+// History 12 where more was written than a journal holds: who was away drops the group.
+func TestJournalThatOverflowsDropsTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, &shoal.GroupOptions[string]{MaxBytes: 1 << 20})
+		key, kept := ownedBy(f.Cluster, 0, 0), ownedBy(f.Cluster, 0, 1)
+		s.set(key, "old")
+		s.set(kept, "kept")
+		want(t, f, 0, key, "old")
+		want(t, f, 0, kept, "kept")
+		f.Partition([]int{0}, []int{1})
+		f.See(1, 1)
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		for n := range 3000 { // more than there is room for
+			must(t, f.groups[1].Remove(t.Context(), fmt.Sprint("another ", n)))
+		}
+		before := f.groups[0].Stats()
+		f.Heal()
+		f.See(1, 0, 1)
+		if n := f.groups[0].Stats().Emptied - before.Emptied; n != 1 {
+			t.Errorf("it has dropped all %d times, want once", n)
+		}
+		wantEverywhere(t, f, key, "new")
+		wantEverywhere(t, f, kept, "kept")
+	})
+}
+
+// History 19: a purge that was missed by one that was cut off, and is told by no message about the group.
+func TestPurgeThatWasMissedIsHeardOfInAGreeting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Partition([]int{0}, []int{1})
+		f.See(1, 1)
+		s.set(key, "new")
+		f.groups[1].Purge(t.Context())
+		time.Sleep(20 * time.Minute) // there are no hints any more
+		f.Heal()
+		f.See(1, 0, 1)
+		want(t, f, 0, key, "new")
+	})
+}
+
+// History 19: the journal of one that has purged does not reach back before that.
+func TestPurgeSetsTheJournalsHorizon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 1 })
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Partition([]int{0}, []int{1, 2})
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		f.groups[2].Purge(t.Context())
+		f.groups[0].Purge(t.Context()) // both sides have purged once
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		s.set(key, "new")
+		time.Sleep(20 * time.Minute)
+		f.Heal()
+		f.See(1, 0, 1, 2)
+		f.See(2, 0, 1, 2)
+		wantEverywhere(t, f, key, "new")
+	})
+}
+
+// T44: the values of a member follow it to a new address.
+func TestMemberAtANewAddressIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(hosts)
+		said := make(chan []string)
+		a := newPeer(t, h, shoal.Options{Self: "http://a", ID: "a", Discovery: lists(said)}, "a")
+		old := newPeer(t, h, shoal.Options{Self: "http://10.0.0.1", ID: "pod-0", Discovery: shoal.Static("http://a", "http://10.0.0.1")}, "10.0.0.1")
+		of := func(c *shoal.Cache, value string) *shoal.Group[string] {
+			return shoal.NewGroup(c, "g", func(context.Context, string) (string, error) { return value, nil }, nil)
+		}
+		asking := of(a, "a's own")
+		of(old, "the old one's")
+		tell(said, "http://a", "http://10.0.0.1")
+		ready(t, a)
+		key := ""
+		for n := 0; key == ""; n++ {
+			k := fmt.Sprint("key ", n)
+			if v, _ := asking.Get(t.Context(), k); v == "the old one's" {
+				key = k
+			}
+		}
+		old.Shutdown(t.Context())
+		h.mu.Lock()
+		delete(h.handlers, "10.0.0.1")
+		h.mu.Unlock()
+		moved := newPeer(t, h, shoal.Options{Self: "http://10.0.0.2", ID: "pod-0", Discovery: shoal.Static("http://a", "http://10.0.0.2")}, "10.0.0.2")
+		group := of(moved, "the new one's")
+		ready(t, moved)
+		tell(said, "http://a", "http://10.0.0.2")
+		ready(t, a)
+		wantIDs(t, a, "a pod-0")
+		must(t, asking.Remove(t.Context(), key))
+		if v, err := asking.Get(t.Context(), key); v != "the new one's" || err != nil {
+			t.Errorf("%q, %v", v, err)
+		}
+		must(t, asking.Set(t.Context(), key, "set"))
+		if v, err := group.Get(t.Context(), key); v != "set" || err != nil {
+			t.Errorf("%q, %v", v, err)
+		}
+		if n := group.Stats().Writes; n != 2 {
+			t.Errorf("it has taken %d writes, want 2", n)
+		}
+	})
+}
+
+// T45: an empty list takes nobody away, and moves no keys.
+func TestEmptyListMovesNoKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 0, 30)
+		for _, key := range keys {
+			f.groups[1].Get(t.Context(), key)
+		}
+		for i := range f.groups {
+			f.See(i)
+		}
+		for _, key := range keys {
+			f.wantGets(t, key, 30)
+		}
+		for i := range f.groups {
+			if n := len(f.Cache(i).Peers()); n != 3 {
+				t.Errorf("cache %d sees %d peers", i, n)
+			}
+		}
+	})
+}
+
+// Those that leave at the same time wait for each other no longer than for any that does not answer.
+func TestAllThatLeaveAtOnceDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 5, nil, nil, nil)
+		for k := range 100 {
+			must(t, f.groups[k%5].Set(t.Context(), fmt.Sprint("key ", k), "value"))
+		}
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range f.groups {
+			wg.Go(func() { must(t, f.Cache(i).Shutdown(t.Context())) })
+		}
+		wg.Wait()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		for i := range f.groups {
+			if err := f.Cache(i).Ready(t.Context()); err == nil {
+				t.Errorf("cache %d is ready after Shutdown", i)
+			}
+		}
+	})
+}

@@ -1,0 +1,311 @@
+package shoal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shoalcache/shoal"
+)
+
+// A crowd asks all of a fleet for keys, again and again, until it ends.
+type crowd struct {
+	wg      sync.WaitGroup
+	gets    atomic.Int64
+	mu      sync.Mutex     // guards members
+	members map[int]func() // by cache, how it ends
+}
+
+// gather has a group asked for n keys, a few every twenty milliseconds.
+func (c *crowd) gather(t *testing.T, i int, g *shoal.Group[string], n int) {
+	ctx, cancel := context.WithCancel(t.Context())
+	c.mu.Lock()
+	if c.members == nil {
+		c.members = make(map[int]func())
+	}
+	c.members[i] = cancel
+	c.mu.Unlock()
+	for m := range 2 {
+		c.wg.Go(func() {
+			for k := 0; ctx.Err() == nil; k++ {
+				key := fmt.Sprint("key ", (2*k+m)%n)
+				v, err := g.Get(context.Background(), key)
+				if ctx.Err() == nil && (v != strings.ToUpper(key) || err != nil) {
+					t.Errorf("cache %d: Get(%q) = %q, %v", i, key, v, err)
+				}
+				c.gets.Add(1)
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+}
+
+// leaves has nobody ask cache i any more, as when a load balancer takes it out.
+func (c *crowd) leaves(i int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members[i]()
+	delete(c.members, i)
+}
+
+func (c *crowd) end() {
+	for i := range c.members {
+		c.members[i]()
+	}
+	c.wg.Wait()
+}
+
+// wantFewLoads checks that keys were loaded once each, but for one in a hundred.
+func (f *fleet[V]) wantFewLoads(t *testing.T, keys int64) {
+	t.Helper()
+	if n := f.loads.Load(); n < keys || n > keys+keys/100 {
+		t.Errorf("%d loads of %d keys", n, keys)
+	}
+}
+
+// Values follow their keys: processes are replaced one after another, and nothing is loaded twice.
+func TestRollingRestartLoadsNothingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 200
+		f := newFleet(t, 3, nil, slow(5*time.Millisecond), nil)
+		var c crowd
+		for i, g := range f.groups {
+			c.gather(t, i, g, keys)
+		}
+		time.Sleep(5 * time.Second)
+		for i := range f.groups {
+			c.leaves(i)
+			must(t, f.Cache(i).Shutdown(t.Context()))
+			time.Sleep(time.Second)
+			restart(t, f, i, slow(5*time.Millisecond), nil)
+			c.gather(t, i, f.groups[i], keys)
+			time.Sleep(4 * time.Second)
+		}
+		c.end()
+		f.wantFewLoads(t, keys)
+		if n := c.gets.Load(); n < 10*keys {
+			t.Errorf("only %d gets", n)
+		}
+	})
+}
+
+// … and so they do when processes are added, and taken away again.
+func TestScalingLoadsNothingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 200
+		get := slow(5 * time.Millisecond)
+		f := newFleet(t, 5, nil, get, nil)
+		f.Kill(3)
+		f.Kill(4)
+		for i := range 3 {
+			f.See(i, 0, 1, 2)
+		}
+		var c crowd
+		for i := range 3 {
+			c.gather(t, i, f.groups[i], keys)
+		}
+		time.Sleep(5 * time.Second)
+		all := []int{0, 1, 2}
+		for i := 3; i < 5; i++ {
+			all = append(all, i)
+			f.See(i, all...)
+			f.join(i, get, nil)
+			for _, j := range all[:i] {
+				f.See(j, all...)
+				time.Sleep(500 * time.Millisecond) // lists come to each at its own time
+			}
+			must(t, f.Cache(i).Ready(t.Context()))
+			c.gather(t, i, f.groups[i], keys)
+			time.Sleep(4 * time.Second)
+		}
+		if n := f.groups[4].Stats().Entries; n < keys/20 {
+			t.Errorf("the last has %d entries", n)
+		}
+		for i := 4; i >= 3; i-- {
+			c.leaves(i)
+			must(t, f.Cache(i).Shutdown(t.Context()))
+			time.Sleep(time.Second)
+			all = all[:i]
+			for _, j := range all {
+				f.See(j, all...)
+				time.Sleep(500 * time.Millisecond)
+			}
+			time.Sleep(4 * time.Second)
+		}
+		c.end()
+		f.wantFewLoads(t, keys)
+	})
+}
+
+// T53: two restarts right after one another, each shut down as it should be, lose nothing.
+func TestTwoQuickRestartsLoseNothing(t *testing.T) {
+	for name, get := range map[string]shoal.Getter[string]{"with a getter": upper, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := &shoal.GroupOptions[string]{Owners: 2}
+				f := newFleet(t, 3, nil, get, opts)
+				for k := range 200 {
+					key := fmt.Sprint("key ", k)
+					if get == nil {
+						must(t, f.groups[k%3].Set(t.Context(), key, strings.ToUpper(key)))
+					} else {
+						want(t, f, k%3, key, strings.ToUpper(key))
+					}
+				}
+				loads := f.loads.Load()
+				for i := range 2 {
+					must(t, f.Cache(i).Shutdown(t.Context()))
+					synctest.Wait() // what it has said has arrived
+					restart(t, f, i, get, opts)
+				}
+				for k := range 200 {
+					key := fmt.Sprint("key ", k)
+					wantEverywhere(t, f, key, strings.ToUpper(key))
+				}
+				f.wantLoads(t, loads)
+			})
+		})
+	}
+}
+
+// Shutdown returns when the others have what this process had.
+func TestShutdownHandsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		for k := range 300 {
+			want(t, f, k%3, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		began := time.Now()
+		must(t, f.Cache(2).Shutdown(t.Context()))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		synctest.Wait() // what it has said has arrived
+		f.Kill(2)
+		for k := range 300 {
+			want(t, f, k%2, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		f.wantLoads(t, 300)
+	})
+}
+
+// Shutdown ends with its context, and says so.
+func TestShutdownEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		for k := range 300 {
+			want(t, f, k%3, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		f.Delay(2, 0, 400*time.Millisecond)
+		f.Delay(2, 1, 400*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if err := f.Cache(2).Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it returned %v", err)
+		}
+		if took := time.Since(began); took > 600*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// Nobody pulls from the last that leaves, which waits for nobody.
+func TestShutdownOfTheLastDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		for k := range 30 {
+			want(t, f, k%2, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		f.Kill(0)
+		f.See(1, 1)
+		began := time.Now()
+		must(t, f.Cache(1).Shutdown(t.Context()))
+		if took := time.Since(began); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// History 14: what is pulled is never newer than what was written here, whatever its version says.
+func TestPulledEntriesDoNotReplaceWhatWasWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 1, 0)
+		f.See(0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Delay(0, 1, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.See(0, 0, 1) })
+		for n := range 30 { // before, while and after its answer to the pull is on its way
+			time.Sleep(50 * time.Millisecond)
+			value := fmt.Sprint("new ", n)
+			s.set(key, value)
+			if n%2 == 0 {
+				must(t, f.groups[1].Remove(t.Context(), key))
+			} else {
+				must(t, f.groups[1].Set(t.Context(), key, value))
+			}
+			want(t, f, 1, key, value)
+		}
+		wg.Wait()
+	})
+}
+
+// An entry is not pulled into a cache whose load of the key may be under way.
+func TestLoadsThatAreUnderWayAreNotOvertakenByPulls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 1, 0)
+		f.See(0, 0)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		s.set(key, "new")
+		s.slow(300 * time.Millisecond)
+		f.Delay(0, 1, 120*time.Millisecond) // the peek comes to nothing
+		f.See(0, 0, 1)
+		must(t, f.groups[1].Remove(t.Context(), key))
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() { want(t, f, 1, key, "new") })
+			time.Sleep(30 * time.Millisecond)
+		}
+		wg.Wait()
+	})
+}
+
+// A purge reaches what is frozen, and what is on its way.
+func TestPulledEntriesArePurged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		keys := allOwnedBy(f.Cluster, 1, 20)
+		f.See(0, 0)
+		for _, key := range keys {
+			s.set(key, "old")
+			want(t, f, 0, key, "old")
+		}
+		f.Delay(0, 1, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.See(0, 0, 1) })
+		time.Sleep(400 * time.Millisecond)
+		for _, key := range keys {
+			s.set(key, "new")
+		}
+		must(t, f.groups[1].Purge(t.Context()))
+		wg.Wait()
+		time.Sleep(3 * time.Second)
+		for _, key := range keys {
+			want(t, f, 1, key, "new")
+		}
+	})
+}

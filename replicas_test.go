@@ -1,0 +1,325 @@
+package shoal_test
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shoalcache/shoal"
+)
+
+// One of three dies: with two owners nothing is loaded again, and no write is lost, whether lists say so yet or not.
+func TestDeathOfOneOwnerOfTwoLosesNothing(t *testing.T) {
+	for name, get := range map[string]shoal.Getter[string]{"with a getter": upper, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3, nil, get, &shoal.GroupOptions[string]{Owners: 2})
+				check := func(when string) {
+					t.Helper()
+					for k := range 200 {
+						key := fmt.Sprint("key ", k)
+						for i := 1; i < 3; i++ {
+							if when == "dead" && f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == i {
+								continue
+							}
+							value := fmt.Sprint("set ", k)
+							if get != nil && k%2 == 0 {
+								value = strings.ToUpper(key)
+							}
+							if v, err := f.groups[i].Get(t.Context(), key); v != value || err != nil {
+								t.Fatalf("%s: cache %d: %q, %v, want %q", when, i, v, err, value)
+							}
+						}
+					}
+				}
+				for k := range 200 {
+					key := fmt.Sprint("key ", k)
+					if get != nil && k%2 == 0 {
+						want(t, f, k%3, key, strings.ToUpper(key))
+					} else {
+						must(t, f.groups[k%3].Set(t.Context(), key, fmt.Sprint("set ", k)))
+					}
+				}
+				time.Sleep(time.Second) // what was loaded is copied in the background
+				loads := f.loads.Load()
+				f.Kill(0)
+				check("dead")
+				f.See(1, 1, 2)
+				f.See(2, 1, 2)
+				check("gone")
+				time.Sleep(5 * time.Minute)
+				check("long gone")
+				f.wantLoads(t, loads)
+			})
+		})
+	}
+}
+
+// A write is at the replicas when it returns.
+func TestWriteIsAtTheReplicasWhenItReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 4, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		f.calm(t)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2, 3) == 1 })
+		f.Delay(2, 1, 100*time.Millisecond)
+		must(t, f.groups[2].Set(t.Context(), key, "value"))
+		f.Kill(0)
+		want(t, f, 2, key, "value")
+		want(t, f, 3, key, "value")
+		for i := 1; i < 4; i++ {
+			f.See(i, 1, 2, 3)
+		}
+		want(t, f, 1, key, "value")
+		must(t, f.groups[3].Remove(t.Context(), key))
+		for i := 1; i < 4; i++ {
+			if v, err := f.groups[i].Get(t.Context(), key); err == nil {
+				t.Errorf("cache %d: %q after Remove", i, v)
+			}
+		}
+	})
+}
+
+// A replica that could not be written to is an error, and does not serve what it has afterwards.
+func TestReplicaThatMissedAWriteDropsWhatItHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		s.set(key, "old")
+		must(t, f.groups[2].Set(t.Context(), key, "old"))
+		f.Partition([]int{0, 2}, []int{1})
+		s.set(key, "new")
+		if got := peersOf(f.groups[2].Set(t.Context(), key, "new"), "set"); !slices.Equal(got, []string{"http://cache-1"}) {
+			t.Errorf("not told: %v", got)
+		}
+		f.Heal()
+		time.Sleep(15 * time.Second)
+		f.Kill(0)
+		want(t, f, 1, key, "new")
+		want(t, f, 2, key, "new")
+	})
+}
+
+// History 15: the owner restarts, is written to, and dies: nobody serves what the replica had from before.
+func TestRestartedOwnerIsNotShadowedByItsPast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := &shoal.GroupOptions[string]{Owners: 2}
+		f := newFleet[string](t, 3, nil, nil, opts)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		for n := range 100 {
+			must(t, f.groups[2].Set(t.Context(), key, fmt.Sprint("old ", n)))
+		}
+		restart(t, f, 0, nil, opts)
+		time.Sleep(time.Second)
+		must(t, f.groups[0].Set(t.Context(), key, "first"))
+		must(t, f.groups[0].Set(t.Context(), key, "second"))
+		f.Kill(0)
+		want(t, f, 2, key, "second")
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		want(t, f, 1, key, "second")
+		want(t, f, 2, key, "second")
+	})
+}
+
+// History 16: what is loaded at an owner does not come to a replica after a write.
+func TestLateFillDoesNotUndoAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		for n, write := range []func(value string) error{
+			func(value string) error { return f.groups[2].Set(t.Context(), key, value) },
+			func(string) error { return f.groups[2].Remove(t.Context(), key) },
+		} {
+			old, value := fmt.Sprint("old ", n), fmt.Sprint("new ", n)
+			s.set(key, old)
+			f.Delay(0, 1, 300*time.Millisecond)
+			f.Delay(1, 0, 100*time.Millisecond)
+			f.groups[0].Remove(t.Context(), key)
+			want(t, f, 0, key, old)
+			s.set(key, value)
+			must(t, write(value)) // by way of cache 2, it overtakes the fill
+			time.Sleep(time.Second)
+			f.Down(0)
+			want(t, f, 1, key, value)
+			want(t, f, 2, key, value)
+			f.Heal()
+			f.Up(0)
+			time.Sleep(15 * time.Second)
+		}
+	})
+}
+
+// place makes a cache for each zone, and waits until they all see each other.
+func place(t *testing.T, h *hosts, opts shoal.Options, zones ...string) (caches []*shoal.Cache) {
+	t.Helper()
+	var all []string
+	for i := range zones {
+		all = append(all, fmt.Sprint("http://host-", i))
+	}
+	for i, zone := range zones {
+		opts.Self, opts.Zone, opts.Discovery = all[i], zone, shoal.Static(all...)
+		caches = append(caches, newPeer(t, h, opts, fmt.Sprint("host-", i)))
+	}
+	return caches
+}
+
+// seeAll waits until all see all.
+func seeAll(t *testing.T, caches []*shoal.Cache) {
+	t.Helper()
+	time.Sleep(time.Second)
+	for i, c := range caches {
+		ready(t, c)
+		if n := len(c.Peers()); n != len(caches) {
+			t.Fatalf("cache %d sees %d of %d", i, n, len(caches))
+		}
+	}
+}
+
+// Replicas are in other zones than their owners, as far as there are others.
+func TestReplicasAreInDifferentZones(t *testing.T) {
+	for _, test := range []struct {
+		zones  []string
+		owners int
+		want   int // zones in which each key is
+	}{
+		{[]string{"a", "a", "a", "b", "b", "b"}, 2, 2},
+		{[]string{"a", "a", "a", "a", "b"}, 2, 2},
+		{[]string{"a", "b", "c", "a", "b", "c"}, 3, 3},
+		{[]string{"a", "a", "b", "b"}, 3, 2},
+		{[]string{"a", "a", "a"}, 2, 1},
+	} {
+		t.Run(fmt.Sprint(test.zones, test.owners), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				caches := place(t, new(hosts), shoal.Options{}, test.zones...)
+				var groups []*shoal.Group[string]
+				for _, c := range caches {
+					groups = append(groups, shoal.NewGroup[string](c, "g", nil, &shoal.GroupOptions[string]{Owners: test.owners}))
+				}
+				seeAll(t, caches)
+				has := make([]int64, len(groups))
+				for k := range 25 {
+					must(t, groups[k%len(groups)].Set(t.Context(), fmt.Sprint("key ", k), "value"))
+					in, n := make(map[string]bool), 0
+					for i, g := range groups {
+						if e := g.Stats().Entries; e > has[i] {
+							has[i] = e
+							in[test.zones[i]] = true
+							n++
+						}
+					}
+					if n != test.owners || len(in) != test.want {
+						t.Fatalf("key %d is at %d processes in %d zones", k, n, len(in))
+					}
+				}
+			})
+		})
+	}
+}
+
+// With ZoneReads a value comes from one's own zone, if it is there, and is right.
+func TestZoneReadsAreServedInTheZone(t *testing.T) {
+	for _, zoneReads := range []bool{true, false} {
+		t.Run(fmt.Sprint(zoneReads), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				zones := []string{"a", "a", "b", "b"}
+				caches := place(t, new(hosts), shoal.Options{ZoneReads: zoneReads}, zones...)
+				var groups []*shoal.Group[string]
+				for _, c := range caches {
+					groups = append(groups, shoal.NewGroup[string](c, "g", nil, &shoal.GroupOptions[string]{Owners: 2, HotBytes: -1}))
+				}
+				seeAll(t, caches)
+				for k := range 100 {
+					must(t, groups[k%4].Set(t.Context(), fmt.Sprint("key ", k), "value"))
+				}
+				across := func() (n int64) { // exchanges between zones
+					for i, c := range caches {
+						for _, p := range c.Stats().Peers {
+							if p.Peer.Zone != zones[i] {
+								n += p.Exchanges
+							}
+						}
+					}
+					return n
+				}
+				before := across()
+				for k := range 100 {
+					for i, g := range groups {
+						if v, err := g.Get(t.Context(), fmt.Sprint("key ", k)); v != "value" || err != nil {
+							t.Errorf("cache %d: %q, %v", i, v, err)
+						}
+					}
+				}
+				if n := across() - before; (n == 0) != zoneReads {
+					t.Errorf("%d questions went to another zone", n)
+				}
+			})
+		})
+	}
+}
+
+// With ZoneReads too, what a Set or Remove has returned from is read everywhere.
+func TestZoneReadsAreNotOlderThanWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		caches := place(t, new(hosts), shoal.Options{ZoneReads: true}, "a", "a", "b", "b")
+		var s source
+		var groups []*shoal.Group[string]
+		for _, c := range caches {
+			groups = append(groups, shoal.NewGroup(c, "g", s.get, &shoal.GroupOptions[string]{Owners: 2}))
+		}
+		seeAll(t, caches)
+		for n := range 60 {
+			key, value := fmt.Sprint("key ", n%7), fmt.Sprint("value ", n)
+			s.set(key, value)
+			if n%3 == 0 {
+				must(t, groups[n%4].Remove(t.Context(), key))
+			} else {
+				must(t, groups[n%4].Set(t.Context(), key, value))
+			}
+			for i, g := range groups {
+				if v, err := g.Get(t.Context(), key); v != value || err != nil {
+					t.Fatalf("cache %d: %q, %v, want %q", i, v, err, value)
+				}
+			}
+		}
+	})
+}
+
+// A process has keys in proportion to its weight.
+func TestSharesAreInProportionToWeights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 1500
+		h := new(hosts)
+		weights := []float64{1, 1, 2, 4}
+		var caches []*shoal.Cache
+		var groups []*shoal.Group[string]
+		var all []string
+		for i := range weights {
+			all = append(all, fmt.Sprint("http://host-", i))
+		}
+		for i, w := range weights {
+			c := newPeer(t, h, shoal.Options{Self: all[i], Weight: w, Discovery: shoal.Static(all...)}, fmt.Sprint("host-", i))
+			caches = append(caches, c)
+			groups = append(groups, shoal.NewGroup(c, "g", upper, &shoal.GroupOptions[string]{HotBytes: -1}))
+		}
+		seeAll(t, caches)
+		many := make([]string, keys)
+		for k := range many {
+			many[k] = fmt.Sprint("key ", k)
+		}
+		if _, err := groups[0].GetMany(t.Context(), many); err != nil {
+			t.Error(err)
+		}
+		for i, g := range groups {
+			share, want := float64(g.Stats().Entries)/keys, weights[i]/8
+			if math.Abs(share-want) > 0.25*want {
+				t.Errorf("a weight of %v has %.3f of the keys, want %.3f", weights[i], share, want)
+			}
+		}
+	})
+}

@@ -1,0 +1,250 @@
+package shoal_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The owner dies: for each time of a lease, the next owner loads each key once, however many ask.
+func TestStandInLoadsOnceForTheFleet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 5, nil, slow(20*time.Millisecond), nil)
+		keys := allOwnedBy(f.Cluster, 0, 5)
+		f.calm(t)
+		f.loads.Store(0)
+		f.Kill(0)
+		ask := func() {
+			var wg sync.WaitGroup
+			for i := 1; i < 5; i++ {
+				for range 5 {
+					for _, key := range keys {
+						wg.Go(func() {
+							if _, err := f.groups[i].Get(t.Context(), key); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+				}
+			}
+			wg.Wait()
+		}
+		began := time.Now()
+		for time.Since(began) < 4900*time.Millisecond {
+			ask()
+			time.Sleep(200 * time.Millisecond)
+		}
+		f.wantLoads(t, 5)
+		for time.Since(began) < 9900*time.Millisecond {
+			ask()
+			time.Sleep(200 * time.Millisecond)
+		}
+		f.wantLoads(t, 10)
+		for i := 1; i < 5; i++ {
+			f.See(i, 1, 2, 3, 4)
+		}
+		for range 60 { // 12 s
+			ask()
+			time.Sleep(200 * time.Millisecond)
+		}
+		if n := f.loads.Load(); n > 15 {
+			t.Errorf("%d loads, want at most one more of each key at its new owner", n)
+		}
+	})
+}
+
+// History 13: the copies of a stand-in end with the first word of the owner.
+func TestCopiesOfAStandInEndWhenTheOwnerIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		s.set(key, "old")
+		f.calm(t)
+		cut(f, 0, 1)
+		want(t, f, 1, key, "old")
+		if f.groups[1].Stats().HotEntries != 1 {
+			t.Fatal("it holds no copy")
+		}
+		s.set(key, "new")
+		must(t, f.groups[2].Remove(t.Context(), key)) // nobody knows of the copy
+		f.Heal()
+		time.Sleep(2 * time.Second)
+		want(t, f, 1, key, "new")
+	})
+}
+
+// … and what it is loading is not kept.
+func TestLoadsOfAStandInAreForgottenWhenTheOwnerIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		s.set(key, "old")
+		f.calm(t)
+		cut(f, 0, 1)
+		f.groups[1].Get(t.Context(), ownedBy(f.Cluster, 0, 3)) // finds out
+		s.slow(3 * time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() { want(t, f, 1, key, "old") })
+		time.Sleep(500 * time.Millisecond)
+		s.set(key, "new")
+		s.slow(0)
+		must(t, f.groups[2].Remove(t.Context(), key))
+		f.Heal()
+		time.Sleep(2 * time.Second)
+		want(t, f, 1, key, "new")
+		wg.Wait()
+		want(t, f, 1, key, "new")
+		if n := f.groups[1].Stats().HotEntries; n != 0 {
+			t.Errorf("it holds %d copies", n)
+		}
+	})
+}
+
+// cut has two caches hear nothing of each other.
+func cut(f *fleet[string], a, b int) {
+	f.Delay(a, b, time.Hour)
+	f.Delay(b, a, time.Hour)
+}
+
+// A stand-in that can reach the owner asks it for a lease, and is told of writes.
+func TestStandInThatReachesTheOwnerIsToldOfWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 4, nil, s.get, nil)
+		f.calm(t)
+		for name, held := range map[string]bool{"the owner has it": true, "nobody has": false} {
+			key := keyWhere(func(key string) bool {
+				return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2, 3) == 1 && s.values[key] == ""
+			})
+			s.set(key, "old")
+			if held {
+				want(t, f, 0, key, "old")
+			}
+			cut(f, 0, 2)
+			want(t, f, 2, key, "old")
+			s.set(key, "new")
+			must(t, f.groups[3].Set(t.Context(), key, "new"))
+			want(t, f, 2, key, "new")
+			want(t, f, 1, key, "new")
+			if t.Failed() {
+				t.Fatal(name)
+			}
+			f.Heal()
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// A silent owner costs callers PeerTimeout once, and is asked again soon after it is back.
+func TestSilentOwnerCostsNothingForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 0, 200)
+		f.calm(t)
+		f.Partition([]int{0}, []int{1, 2})
+		ask := func(n int) time.Duration {
+			began := time.Now()
+			for i := 1; i < 3; i++ {
+				if _, err := f.groups[i].Get(t.Context(), keys[n]); err != nil {
+					t.Error(err)
+				}
+			}
+			return time.Since(began)
+		}
+		for n := range 10 {
+			ask(n)
+		}
+		for n := 10; n < 110; n++ {
+			if took := ask(n); took > 0 {
+				t.Fatalf("%d: a Get took %v", n, took)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		f.Heal()
+		time.Sleep(2 * time.Second)
+		before := f.groups[0].Stats().Requests
+		ask(150)
+		ask(151)
+		if n := f.groups[0].Stats().Requests - before; n != 4 {
+			t.Errorf("the owner has been asked %d times of 4", n)
+		}
+	})
+}
+
+// A caller who has little time gets the value from the next owner within it, though the owner is silent.
+func TestCallerWithLittleTimeGetsTheValueFromTheNextOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 4, nil, upper, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2, 3) == 1 })
+		f.calm(t)
+		f.Partition([]int{0}, []int{1, 2, 3})
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		if v, err := f.groups[2].Get(ctx, key); v != "" && err == nil && v[:3] == "KEY" {
+			return
+		} else {
+			t.Errorf("%q, %v", v, err)
+		}
+	})
+}
+
+// Who does not take itself for the next owner says so, and loads nothing.
+func TestWhoIsNotTheNextOwnerDoesNotStandIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 4, nil, upper, nil)
+		key := keyWhere(func(key string) bool {
+			return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2, 3) == 1 && nextAmong(key, 0, 2, 3) == 2
+		})
+		f.See(3, 0, 2, 3)
+		f.Partition([]int{0}, []int{1, 2, 3})
+		if _, err := f.groups[3].Get(t.Context(), key); err != nil {
+			t.Error(err)
+		}
+		if n := f.groups[2].Stats().Loads; n != 0 {
+			t.Errorf("it has loaded %d keys", n)
+		}
+	})
+}
+
+// GetMany finds the keys of a dead owner at the next owners, and each is loaded once.
+func TestGetManyAsksTheNextOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 4, nil, upper, nil)
+		var keys []string
+		for k := range 100 {
+			keys = append(keys, fmt.Sprint("key ", k))
+		}
+		f.calm(t)
+		f.loads.Store(0)
+		f.Kill(0)
+		for range 3 {
+			for i := 1; i < 4; i++ {
+				values, err := f.groups[i].GetMany(t.Context(), keys)
+				if len(values) != 100 || err != nil {
+					t.Errorf("%d values, %v", len(values), err)
+				}
+			}
+		}
+		f.wantLoads(t, 100)
+	})
+}
+
+// A write never counts as done since a stand-in has taken it.
+func TestStandInTakesNoWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		f.Kill(0)
+		for range 3 {
+			if err := f.groups[1].Set(t.Context(), key, "value"); len(peersOf(err, "set")) != 1 {
+				t.Errorf("Set: %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
