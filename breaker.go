@@ -16,6 +16,7 @@ type breaker struct {
 	strikes atomic.Int64 // questions without an answer, with nothing but answers to greetings in between
 	struck  atomic.Int64 // when the last was, on the clock
 	missed  atomic.Int64 // questions that have come to nothing since the last word, for whatever reason
+	told    atomic.Int64 // when isDueAgain last said so
 	rest    atomic.Int64 // until when an answer to a greeting does not close it
 }
 
@@ -42,6 +43,13 @@ func (b *breaker) isOpen(now time.Duration) bool {
 // isHere reports whether every question has been answered since the last word from there.
 func (b *breaker) isHere() bool { return b.missed.Load() == 0 }
 
+// isDueAgain reports, once a second at most, that whoever greets members is to be told that this one is silent, in case that has
+// been missed.
+func (b *breaker) isDueAgain(now time.Duration) bool {
+	last := b.told.Load()
+	return int64(now)-last > int64(time.Second) && b.told.CompareAndSwap(last, int64(now))
+}
+
 // failed takes note that a question sent at that time came to nothing.
 func (b *breaker) failed(sent, now time.Duration, member bool) {
 	b.missed.Add(1)
@@ -54,7 +62,7 @@ func (b *breaker) failed(sent, now time.Duration, member bool) {
 	}
 	rest := strangerRest
 	if member {
-		rest = lastRetry
+		rest = time.Hour
 	}
 	b.until.Store(int64(now + rest))
 	b.open.Store(true)

@@ -118,6 +118,9 @@ func (k *call) blame(err error) error {
 func (k *call) next(ctx context.Context) (*shoalpb.Reply, error) {
 	p := k.peer
 	if p != nil && k.wire == nil && p.counts.breaker.isOpen(k.sent) {
+		if p.counts.breaker.isDueAgain(k.sent) {
+			k.cache.peers.noticed(sighting{id: p.ID})
+		}
 		return nil, errSilent
 	}
 	reply, err := k.receive(ctx)

@@ -165,7 +165,7 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	defer a.mu.Unlock()
 	var all []*peer
 	for incarnation, s := range a.met {
-		if now-s.heard > strangerLife {
+		if now-s.heard > strangerLife && s.counts.breaker.open.Load() {
 			delete(a.met, incarnation)
 			a.count.Add(-1)
 			continue
@@ -195,8 +195,7 @@ func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
 	return nil
 }
 
-// strangerLife is how long a process that says nothing is told of writes though it is in no view: it greets, when its view
-// changes, and those that list it greet it.
+// strangerLife is how long a process that is in no view is remembered though it does not answer.
 const strangerLife = 10 * time.Minute
 
 // leaves takes note that a process may miss writes from then on.

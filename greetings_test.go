@@ -522,3 +522,44 @@ func TestAllThatLeaveAtOnceDoNotWaitForEachOther(t *testing.T) {
 		}
 	})
 }
+
+// Of history 6: b has not been answered by a yet, and takes itself for alone. It acts before it has greeted anybody.
+func TestNothingIsLeftOfTheTimeBeforeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		time.Sleep(20 * time.Minute)
+		key := ownedBy(f.Cluster, 1, 0)
+		s.set(key, "old")
+		f.Delay(1, 0, 300*time.Millisecond)
+		f.join(1, s.get, nil)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.groups[1].Get(t.Context(), key) })
+		time.Sleep(50 * time.Millisecond)
+		s.set(key, "new")
+		must(t, f.groups[0].Set(t.Context(), key, "new"))
+		wg.Wait()
+		must(t, f.Cache(1).Ready(t.Context())) // before that it may take itself for alone
+		want(t, f, 1, key, "new")
+	})
+}
+
+// Of history 10: a is in nobody's list but its own, and is quiet for longer than strangerLife. Lists may differ for any time.
+func TestQuietStrangerIsToldOfWritesForAnyTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 1 })
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		time.Sleep(30 * time.Minute)
+		want(t, f, 0, key, "old") // served from memory: it says nothing to anybody
+		s.set(key, "new")
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+		want(t, f, 0, key, "new")
+	})
+}

@@ -475,6 +475,13 @@ func (g *group) viewSwapped(old, new *view) {
 		}
 	}
 	g.copies.clear()
+	if lonely := old.alone || old.self == 0 && len(old.members) == 1; lonely && len(new.members) > 1 && new.since < g.cache.peers.window && g.getter != nil {
+		// It has not been long enough among others that they would have told it of all writes.
+		g.loads.OvertakeAll(func() {
+			g.main.clear()
+			g.absent.clear()
+		})
+	}
 	g.thawLate(old)
 	g.freeze()
 	g.absent.retain(new.owns)

@@ -273,8 +273,8 @@ func (a *answering) pull(p *shoalpb.Pull) {
 // bytesPerItem is about what an entry takes in a message beside its key and value.
 const bytesPerItem = 48
 
-// pulls gets what this process keeps now from those who have had it, in the background. It calls taken when it has got all from
-// those who see the same owners; the others, who do not take it for the owner yet, it asks again.
+// pulls gets what this process keeps now from those who have had it, in the background. It calls taken when it has got all but
+// from those who see other owners for long, which it goes on asking.
 func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken func()) {
 	type source struct {
 		*group
@@ -292,6 +292,7 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
 	defer cancel()
+	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags for longer is not waited for
 	for retry := firstRetry; len(left) > 0 && ctx.Err() == nil; retry = min(2*retry, lastProbe) {
 		left = slices.DeleteFunc(left, func(s source) bool {
 			err := c.pullAll(ctx, s.peer, s.group)
@@ -300,7 +301,7 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 			}
 			return err != errLags
 		})
-		if taken != nil {
+		if taken != nil && (len(left) == 0 || c.clock.now() > enough) {
 			taken()
 			taken = nil
 		}

@@ -309,3 +309,95 @@ func TestPulledEntriesArePurged(t *testing.T) {
 		}
 	})
 }
+
+// A process that leaves has said so: until discovery drops it, it is no member, and writes do not fail for it.
+func TestWhoHasLeftIsNotMissedByWriters(t *testing.T) {
+	for _, gone := range []bool{true, false} { // or still there, and refuses
+		t.Run(fmt.Sprint("gone: ", gone), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3, nil, upper, nil)
+				must(t, f.Cache(2).Shutdown(t.Context()))
+				if gone {
+					f.Kill(2)
+				}
+				for round := range 3 {
+					for k := range 30 {
+						if err := f.groups[k%2].Set(t.Context(), fmt.Sprint("key ", k), "value"); err != nil {
+							t.Fatalf("round %d: %v", round, err)
+						}
+					}
+					time.Sleep(time.Minute)
+				}
+			})
+		})
+	}
+}
+
+// What was set in a group without a getter is there after a rolling restart of all.
+func TestRollingRestartLosesNothing(t *testing.T) {
+	for owners := range 3 {
+		t.Run(fmt.Sprint(owners, " owners"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := &shoal.GroupOptions[string]{Owners: owners}
+				f := newFleet[string](t, 3, nil, nil, opts)
+				for k := range 200 {
+					must(t, f.groups[k%3].Set(t.Context(), fmt.Sprint("key ", k), fmt.Sprint("value ", k)))
+				}
+				for i := range f.groups {
+					must(t, f.Cache(i).Shutdown(t.Context()))
+					synctest.Wait() // what it has said has arrived
+					restart(t, f, i, nil, opts)
+				}
+				for k := range 200 {
+					wantEverywhere(t, f, fmt.Sprint("key ", k), fmt.Sprint("value ", k))
+				}
+			})
+		})
+	}
+}
+
+// Ready says that what cannot be loaded has been taken over.
+func TestReadyWaitsForWhatCannotBeLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		keys := allOwnedBy(f.Cluster, 1, 300)
+		for _, key := range keys {
+			must(t, f.groups[0].Set(t.Context(), key, strings.Repeat(key, 1000)))
+		}
+		f.join(1, nil, nil)
+		time.Sleep(time.Second)
+		f.Delay(0, 1, 50*time.Millisecond)
+		f.See(0, 0, 1)
+		must(t, f.Cache(1).Ready(t.Context()))
+		if n := f.groups[1].Stats().Entries; n != 300 {
+			t.Errorf("it is Ready with %d of 300", n)
+		}
+	})
+}
+
+// A program makes its groups after New, while peers may be greeted already: what is theirs is taken over all the same.
+func TestGroupsMadeLaterAreTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		keys := allOwnedBy(f.Cluster, 1, 30)
+		for _, key := range keys {
+			must(t, f.groups[0].Set(t.Context(), key, key))
+		}
+		f.See(0, 0, 1)
+		c := f.Restart(1)
+		time.Sleep(time.Second) // it reads its configuration
+		f.groups[1] = shoal.NewGroup[string](c, "things", nil, nil)
+		must(t, c.Ready(t.Context()))
+		if n := f.groups[1].Stats().Entries; n != 30 {
+			t.Errorf("it is Ready with %d of 30", n)
+		}
+		time.Sleep(2 * time.Minute)
+		for _, key := range keys {
+			want(t, f, 1, key, key)
+		}
+	})
+}

@@ -171,6 +171,7 @@ func (p *peers) run(ctx context.Context) {
 		waiting    []chan<- error
 	)
 	var (
+		began   bool             // there has been a view of those who are listed
 		pending []Peer           // the newest list, if it has not been taken over
 		pause   <-chan time.Time // … and when that is to be
 	)
@@ -215,8 +216,9 @@ func (p *peers) run(ctx context.Context) {
 			settled = settled && c.asked
 		}
 		// A view takes some time to make: while first answers are coming in, one is made of them all.
-		if listed || settled && changed {
+		if settled && (listed || changed) || listed && began {
 			p.look(candidates)
+			began = true
 		}
 		if settled && pause == nil {
 			for _, w := range waiting {

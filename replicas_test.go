@@ -323,3 +323,125 @@ func TestSharesAreInProportionToWeights(t *testing.T) {
 		}
 	})
 }
+
+// A replica whose owner is dead serves its own callers too from what it has, and loads nothing.
+func TestReplicaServesItsOwnCallersWhenTheOwnerIsDead(t *testing.T) {
+	for name, get := range map[string]shoal.Getter[string]{"with a getter": upper, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 3, nil, get, &shoal.GroupOptions[string]{Owners: 2})
+				key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+				must(t, f.groups[2].Set(t.Context(), key, "value"))
+				f.Kill(0)
+				want(t, f, 2, key, "value")
+				want(t, f, 1, key, "value")
+				values, err := f.groups[1].GetMany(t.Context(), []string{key})
+				if values[key] != "value" || err != nil {
+					t.Errorf("GetMany: %q, %v", values, err)
+				}
+				time.Sleep(time.Second)
+				want(t, f, 1, key, "value")
+				f.wantLoads(t, 0)
+			})
+		})
+	}
+}
+
+// lostOf is how many of keys a group does not have, or not at the value.
+func lostOf(t *testing.T, g *shoal.Group[string], keys []string, value string) (n int) {
+	for _, key := range keys {
+		if v, err := g.Get(t.Context(), key); err != nil || v != value {
+			n++
+		}
+	}
+	return n
+}
+
+func setAll(t *testing.T, g *shoal.Group[string], prefix string, n int, value string) (keys []string) {
+	t.Helper()
+	for i := range n {
+		keys = append(keys, fmt.Sprint(prefix, i))
+		must(t, g.Set(t.Context(), keys[i], value))
+	}
+	return keys
+}
+
+// What was written so long ago that it is not remembered any more is handed over all the same.
+func TestOldWritesAreHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		keys := setAll(t, f.groups[0], "k", 60, "value")
+		for range 4 {
+			time.Sleep(time.Minute)
+			setAll(t, f.groups[0], "other", 60, "value")
+		}
+		must(t, f.Cache(0).Shutdown(t.Context()))
+		synctest.Wait()
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of 60 are lost", n)
+		}
+	})
+}
+
+// More than comes with one Pull.
+func TestManyEntriesAreHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		value := strings.Repeat("v", 1000)
+		keys := setAll(t, f.groups[0], "k", 3000, value)
+		must(t, f.Cache(0).Shutdown(t.Context()))
+		synctest.Wait()
+		if n := lostOf(t, f.groups[1], keys, value); n > 0 {
+			t.Errorf("%d of 3000 are lost", n)
+		}
+	})
+}
+
+// After a death the copies that are left are copied again, and another process may die.
+func TestLostCopiesAreRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		keys := setAll(t, f.groups[0], "k", 90, "value")
+		f.Kill(2)
+		f.See(0, 0, 1)
+		f.See(1, 0, 1)
+		time.Sleep(90 * time.Second)
+		if f.Cache(0).Stats().Repairing || f.Cache(1).Stats().Repairing {
+			t.Error("it is still being repaired")
+		}
+		f.Kill(0)
+		f.See(1, 1)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of 90 are lost", n)
+		}
+	})
+}
+
+// A replica that has lost a key to another for a while has nothing old of it when it is a replica again.
+func TestReplicaThatIsOneAgainHasNothingOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		two := &shoal.GroupOptions[string]{Owners: 2}
+		f := newFleet[string](t, 3, nil, nil, two)
+		f.Kill(2)
+		f.See(0, 0, 1)
+		f.See(1, 0, 1)
+		time.Sleep(5 * time.Minute)
+		keys := setAll(t, f.groups[0], "k", 90, "old")
+		time.Sleep(10 * time.Second)
+		f.See(2, 0, 1, 2)
+		shoal.NewGroup[string](f.Restart(2), "things", nil, two)
+		f.See(0, 0, 1, 2)
+		f.See(1, 0, 1, 2)
+		time.Sleep(10 * time.Second)
+		setAll(t, f.groups[0], "k", 90, "new")
+		must(t, f.Cache(2).Shutdown(t.Context()))
+		f.See(0, 0, 1)
+		f.See(1, 0, 1)
+		time.Sleep(15 * time.Second)
+		f.Kill(0)
+		f.See(1, 1)
+		if n := lostOf(t, f.groups[1], keys, "new"); n > 0 {
+			t.Errorf("%d of 90 are old or lost", n)
+		}
+	})
+}

@@ -586,3 +586,23 @@ func TestReadersAmongWriters(t *testing.T) {
 	wg.Wait()
 	audit(t, c)
 }
+
+// A walk that is cut into parts misses nothing, wherever it is cut.
+func TestWalkInPartsMissesNothing(t *testing.T) {
+	c := New(1<<20, func() int64 { return 0 }, func() int64 { return 0 })
+	for i := range 300 {
+		c.Put(fmt.Sprint("key ", i), []byte("value"), func(Meta, bool) (Meta, bool) { return Meta{}, true })
+	}
+	seen := make(map[string]bool)
+	for cursor, more := uint64(0), true; more; {
+		n := 0
+		cursor, more = c.Walk(cursor, func(key string, _ Entry) bool {
+			seen[key] = true
+			n++
+			return n < 7
+		})
+	}
+	if len(seen) != 300 {
+		t.Errorf("it has come to %d of 300 entries", len(seen))
+	}
+}
