@@ -689,7 +689,7 @@ func (r *run) unordered() (bad []violation, undecided int) {
 	for _, h := range []*history{&r.ofHeld, &r.ofCounters, &r.ofMixed} {
 		var owners history
 		for _, c := range h.calls {
-			if c.kind != get || c.source == "peer" || c.cache == r.cluster.Owner(c.key) {
+			if c.kind != get || c.source == "peer" || c.cache == r.owner(c.key) {
 				owners.calls = append(owners.calls, c)
 			}
 		}
