@@ -650,7 +650,7 @@ func (r *run) check() (res result) {
 	stale, _ := r.ofLoaded.stale()
 	old, missing := r.ofHeld.stale()
 	lost, fewer := r.ofCounters.lost()
-	bad = slices.Concat(bad, stale, old, lost)
+	bad = slices.Concat(bad, stale, r.ofLoaded.unhealed(), old, lost)
 	missing = append(missing, fewer...)
 	if r.peers == move || r.peers == die && r.owners > 1 {
 		res.missing = len(missing)

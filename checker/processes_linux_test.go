@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +72,74 @@ func TestProcessesOverTCP(t *testing.T) {
 	}
 }
 
+// A write whose error has been returned may have happened, or happen a little later. But once the same process has been able
+// to write again, what it had sent before does not come any more: not from a kernel that has kept what no host would take.
+func TestFailedSetDoesNotComeAfterTheNext(t *testing.T) {
+	t.Parallel()
+	const size, keys = 3, 20
+	f := &fleet{
+		run:  &run{peers: stay, size: size, patience: 30 * time.Second},
+		t:    t,
+		net:  newNetwork(t, size, 1),
+		over: make(chan struct{}),
+	}
+	t.Cleanup(f.endAll)
+	f.start()
+	const owner, other = 0, 1
+	var owned []string
+	for k := 0; len(owned) < keys; k++ {
+		if f.owner(key(k)) == owner {
+			owned = append(owned, key(k))
+		}
+	}
+	// set sets all keys, at once, and returns how many that has failed for.
+	set := func(value int) (failed int) {
+		errs := make(chan string, keys)
+		for _, key := range owned {
+			go func() {
+				r, _ := f.nodes[other].ask(order{Do: string(set), Group: "held", Key: key, Value: value, Limit: f.patience})
+				errs <- r.Err
+			}()
+		}
+		for range keys {
+			if <-errs != "" {
+				failed++
+			}
+		}
+		return failed
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for range 3 {
+		for set(1) > 0 { // until there is a stream
+			<-tick.C
+		}
+		f.net.partition([]int{owner: 1, other: 0, 2: 0})
+		if failed := set(2); failed != keys {
+			t.Fatalf("%d of %d Sets failed, though nothing reaches the owner", failed, keys)
+		}
+		<-time.After(time.Second) // TCP tries again in half a second or so, then in one
+		f.net.heal()
+		for set(3) > 0 {
+			<-tick.C
+		}
+		for end := time.After(3 * time.Second); ; {
+			for _, key := range owned {
+				r, _ := f.nodes[owner].ask(order{Do: string(get), Group: "held", Key: key, Limit: f.patience})
+				if r.Err != "" || r.Value != 3 {
+					t.Fatalf("%s is %d (%s), after a Set to 2 that failed, and one to 3 that returned nil", key, r.Value, r.Err)
+				}
+			}
+			select {
+			case <-tick.C:
+				continue
+			case <-end:
+			}
+			break
+		}
+	}
+}
+
 // A fleet is a run whose caches are processes. What gives the orders has the source, and makes all calls.
 type fleet struct {
 	*run
@@ -86,8 +155,9 @@ type fleet struct {
 // A node is a process that has been started.
 type node struct {
 	*process
-	cmd  *exec.Cmd
-	gone chan struct{} // it has ended
+	cmd   *exec.Cmd
+	gone  chan struct{} // it has ended
+	still []interval    // in which it stood still; guarded by the run's lock
 
 	mu      sync.Mutex // guards what follows, and writing
 	in      io.WriteCloser
@@ -143,6 +213,17 @@ func (f *fleet) start() {
 		starts.Go(func() { f.spawn(i) })
 	}
 	starts.Wait()
+	began, tick := f.now(), time.NewTicker(20*time.Millisecond)
+	defer tick.Stop()
+	for _, n := range f.nodes { // what is written before may be lost, as owners change
+		for n != nil && !slices.Equal(f.sees(n), everybody(f.size)) {
+			if f.now()-began > f.patience {
+				f.t.Fatalf("after %v, cache %d sees %v", f.patience, n.cache, f.sees(n))
+			}
+			<-tick.C
+		}
+	}
+	f.log("all see all")
 }
 
 // spawn starts a process as cache i, and waits until it is ready.
@@ -415,6 +496,9 @@ func (f *fleet) order(id int, n *node, h *history, group string, o order, final 
 	} else {
 		c.end, c.err = f.now(), errEnded
 	}
+	if f.stood(n, c) {
+		c.limit = 0
+	}
 	switch c.kind {
 	case get:
 		c.value = r.Value
@@ -453,6 +537,7 @@ func (f *fleet) breakAll(rng *rand.Rand) {
 		oneWay
 		lossy
 		divided
+		paused
 		source
 		links // are what is before this
 
@@ -486,6 +571,7 @@ func (f *fleet) breakAll(rng *rand.Rand) {
 		for i := range side {
 			side[i] = rng.IntN(2)
 		}
+		side[k] = 1 - side[i]
 		switch what {
 		case restarted, replaced:
 			goesOn = f.die(rng, i, what == replaced)
@@ -517,6 +603,9 @@ func (f *fleet) breakAll(rng *rand.Rand) {
 		case divided:
 			f.log("the sides %v hear nothing of each other", side)
 			f.net.partition(side)
+		case paused:
+			f.log("cache %d stands still", i)
+			f.pause(i, true)
 		case source:
 			f.log("loads fail")
 			f.breakSource(true)
@@ -525,6 +614,9 @@ func (f *fleet) breakAll(rng *rand.Rand) {
 		f.net.heal()
 		if what == off {
 			f.switchNIC(i, true)
+		}
+		if what == paused {
+			f.pause(i, false)
 		}
 		f.breakSource(false)
 		f.log("all is well again")
@@ -538,6 +630,29 @@ func (f *fleet) breakAll(rng *rand.Rand) {
 	for i := range f.size {
 		f.tell(i, everybody(f.size))
 	}
+}
+
+// pause has the process of cache i stand still, or go on.
+func (f *fleet) pause(i int, still bool) {
+	n, signal := f.node(i), syscall.SIGCONT
+	f.mu.Lock()
+	if still {
+		signal = syscall.SIGSTOP
+		n.still = append(n.still, interval{f.now(), never})
+	} else {
+		n.still[len(n.still)-1].to = f.now()
+	}
+	f.mu.Unlock()
+	if err := n.cmd.Process.Signal(signal); err != nil {
+		f.t.Error(err)
+	}
+}
+
+// stood reports whether n stood still at any time of c, which may be late then.
+func (f *fleet) stood(n *node, c call) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(n.still, func(s interval) bool { return s.from <= c.end && c.start <= s.to })
 }
 
 func (f *fleet) switchNIC(i int, up bool) {
