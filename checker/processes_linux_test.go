@@ -43,6 +43,7 @@ const (
 //
 // All waiting is for the schedule's time to pass, or for an answer; nothing is expected after a while.
 func TestProcessesOverTCP(t *testing.T) {
+	t.Parallel()
 	seed := *first
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano() >> 20)
@@ -61,6 +62,9 @@ func TestProcessesOverTCP(t *testing.T) {
 			res := f.check()
 			for _, b := range res.bad[:min(len(res.bad), 3)] {
 				t.Errorf("seed %d: %s", seed, b)
+			}
+			if len(res.bad) > 0 {
+				t.Errorf("seed %d: the schedule again: go test ./checker -run ProcessesOverTCP -first %d -network %v", seed, seed, *onNetwork)
 			}
 			t.Logf("seed %d: %d calls, %d violations, %d orders of a key not decided", seed, res.calls, len(res.bad)+res.more, res.undecided)
 			if t.Failed() || testing.Verbose() {
