@@ -48,7 +48,13 @@ func newTransport(dialTimeout time.Duration) *http.Transport {
 			if path, ok := socketPath(addr); ok {
 				network, addr = "unix", path
 			}
-			return dialer.DialContext(ctx, network, addr)
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				// A connection that is given up has nothing to say any more. Else the kernel would go on sending what is in its
+				// buffer, and a Set whose error has been returned would come minutes later, after others that returned nil.
+				tcp.SetLinger(0)
+			}
+			return conn, err
 		},
 		MaxIdleConnsPerHost: 256,
 		IdleConnTimeout:     90 * time.Second,

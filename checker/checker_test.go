@@ -176,6 +176,21 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 		t.Errorf("a write that nobody is there to tell of: %v", bad)
 	}
 
+	for name, test := range map[string]struct {
+		value int
+		write call
+		bad   int
+	}{
+		"what had gone is there in the end": {1, failed, 1},
+		"what there is, too":                {2, failed, 0},
+		"nobody is there to tell of it":     {1, gone.calls[0], 0},
+	} {
+		h := loaded(test.write, call{kind: set, key: "k", value: 1, start: 9 * s, end: 10 * s, err: err}, call{kind: get, key: "k", value: test.value, start: 13 * s, end: 14 * s, final: true})
+		if bad := h.unhealed(); len(bad) != test.bad {
+			t.Errorf("%s: %v", name, bad)
+		}
+	}
+
 	lent := loaded(write, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, source: "peer"})
 	lent.lends, lent.faults = true, []interval{{8 * s, 9 * s}}
 	if bad, _ := lent.stale(); len(bad) != 0 {

@@ -650,7 +650,7 @@ func (r *run) check() (res result) {
 	stale, _ := r.ofLoaded.stale()
 	old, missing := r.ofHeld.stale()
 	lost, fewer := r.ofCounters.lost()
-	bad = slices.Concat(bad, stale, old, lost)
+	bad = slices.Concat(bad, stale, r.ofLoaded.unhealed(), old, lost)
 	missing = append(missing, fewer...)
 	if r.peers == move || r.peers == die && r.owners > 1 {
 		res.missing = len(missing)
@@ -689,7 +689,7 @@ func (r *run) unordered() (bad []violation, undecided int) {
 	for _, h := range []*history{&r.ofHeld, &r.ofCounters, &r.ofMixed} {
 		var owners history
 		for _, c := range h.calls {
-			if c.kind != get || c.source == "peer" || c.cache == r.cluster.Owner(c.key) {
+			if c.kind != get || c.source == "peer" || c.cache == r.owner(c.key) {
 				owners.calls = append(owners.calls, c)
 			}
 		}

@@ -7,6 +7,7 @@ replace github.com/shoalcache/shoal => ../
 require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/shoalcache/shoal v0.0.0
+	golang.org/x/sys v0.47.0
 )
 
 require (

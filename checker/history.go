@@ -272,12 +272,7 @@ func (h *history) faulty(c call, after time.Duration) bool {
 // differ returns, for each key, the caches' values at the end, if they are not all the same: unless an old one may have
 // stayed somewhere, as nobody is there any more to tell of a write that failed.
 func (h *history) differ() (bad []violation) {
-	untold := make(map[string]bool)
-	for _, c := range h.calls {
-		if c.kind != get && c.err != nil && c.orphan {
-			untold[c.key] = true
-		}
-	}
+	untold := h.untold()
 	last := make(map[string]call)
 	for _, c := range h.calls {
 		if !c.final || c.kind != get || untold[c.key] || untold[""] {
@@ -287,6 +282,36 @@ func (h *history) differ() (bad []violation) {
 			bad = append(bad, violation{fmt.Sprintf("after all had healed:\n  %v\n  %v", other, c), h, c.key, c.value, other.start - time.Minute, c.end})
 		}
 		last[c.key] = c
+	}
+	return bad
+}
+
+// untold returns the keys of writes that have failed at processes that have ended; "" stands for all keys.
+func (h *history) untold() map[string]bool {
+	untold := make(map[string]bool)
+	for _, c := range h.calls {
+		if c.kind != get && c.err != nil && c.orphan {
+			untold[c.key] = true
+		}
+	}
+	return untold
+}
+
+// unhealed returns the gets at the end that returned what was not in the source any more. What a write that failed has left
+// somewhere has been dropped by then, and it has no effects any more.
+func (h *history) unhealed() (bad []violation) {
+	untold := h.untold()
+	for _, c := range h.calls {
+		if !c.final || c.kind != get || c.err != nil || untold[c.key] || untold[""] {
+			continue
+		}
+		last := h.faded[c.key][c.value]
+		if c.value == 0 {
+			last = h.lastAbsent(c, nil)
+		}
+		if last < c.start {
+			bad = append(bad, violation{fmt.Sprintf("after all had healed:\n  %v\n  though that had gone at %v", c, at(last)), h, c.key, c.value, last, c.end})
+		}
 	}
 	return bad
 }

@@ -148,9 +148,16 @@ func (r *run) whose(key string, list []int) string {
 	if key == "" || len(list) == 0 {
 		return ""
 	}
+	return fmt.Sprintf(": %s is cache %d's", key, r.ownerAmong(list, key))
+}
+
+// owner returns the cache that owns key when all are listed.
+func (r *run) owner(key string) int { return r.ownerAmong(everybody(r.size), key) }
+
+func (r *run) ownerAmong(list []int, key string) int {
 	members := make([]consistenthash.Member, len(list))
 	for n, i := range list {
 		members[n] = consistenthash.Member{ID: r.addrs[i], Weight: 1}
 	}
-	return fmt.Sprintf(": %s is cache %d's", key, list[consistenthash.New(members).Owner(key)])
+	return list[consistenthash.New(members).Owner(key)]
 }
