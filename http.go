@@ -285,7 +285,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	case *shoalpb.Request_Drop:
 		a.drop(op.Drop)
 	case *shoalpb.Request_Replicate:
-		return func(_ context.Context, a *answering) { a.replicate(op.Replicate) }
+		return func(_ context.Context, a *answering) { a.replicate(op.Replicate, req.GetGeneration()) }
 	case *shoalpb.Request_Peek:
 		a.peek(op.Peek)
 	case *shoalpb.Request_Pull:

@@ -207,9 +207,9 @@ type replica struct {
 	gone bool
 }
 
-// replicate does what another owner says of a key: fill says that it was loaded there, and not written. It returns the version
-// of what is newer here, or 0.
-func (g *group) replicate(r replica, fill bool) (newer uint64) {
+// replicate does what another owner says of a key: fill says that it was loaded there, and not written, when there had been so
+// many purges. It returns the version of what is newer here, or 0.
+func (g *group) replicate(r replica, fill bool, purges int64) (newer uint64) {
 	g.cache.clock.saw(r.e.version >> 16)
 	if owns := g.cache.peers.view.Load().owns(r.key); fill && (owns || !g.keeps(r.key)) {
 		return 0 // that process sees other owners; what was loaded does not replace what this one has
@@ -217,6 +217,9 @@ func (g *group) replicate(r replica, fill bool) (newer uint64) {
 	// What was written is kept by whoever is told to: if it is no replica by its own view, frozen, for those who are.
 	var cost int64
 	store := func() {
+		if fill && g.purged.Load() != purges {
+			return // it was loaded before that
+		}
 		have := g.written.last(r.key)
 		if old, ok := g.main.engine.peek(r.key); ok {
 			have = max(have, old.version)
@@ -317,8 +320,8 @@ func (w *writing) replicateTo(ctx context.Context, to *peer, i int) error {
 		r.e.version = d.version
 		var newer uint64
 		if to.incarnation == c.peers.incarnation {
-			newer = w.g.replicate(r, false)
-		} else if all, err := c.replicate(ctx, to, w.g, []replica{r}, false); err != nil {
+			newer = w.g.replicate(r, false, 0)
+		} else if all, err := c.replicate(ctx, to, w.g, w.g.generation.message(), []replica{r}, false); err != nil {
 			return err
 		} else {
 			newer = all[0]
@@ -374,6 +377,7 @@ func (g *group) fillAll(ctx context.Context) {
 	for {
 		to := make(map[*peer][]replica)
 		size := 0
+		var generation *shoalpb.Generation // of all of it: what is purged meanwhile is not taken
 		add := func(key string) {
 			v := g.cache.peers.view.Load()
 			if owner, _ := v.owner(key); owner != nil {
@@ -387,6 +391,7 @@ func (g *group) fillAll(ctx context.Context) {
 		}
 		select {
 		case key := <-g.fills.keys:
+			generation = g.generation.message()
 			add(key)
 		case <-ctx.Done():
 			return
@@ -402,7 +407,7 @@ func (g *group) fillAll(ctx context.Context) {
 		for p, all := range to {
 			size := func(r replica) int { return len(r.key) + r.e.value.Len() }
 			for some := range parts(g.cache, all, size) {
-				g.cache.replicate(ctx, p, g, some, true) // what does not arrive is restored with the next change of view
+				g.cache.replicate(ctx, p, g, generation, some, true) // what does not arrive is restored with the next change of view
 			}
 		}
 	}
@@ -416,8 +421,9 @@ func (g *group) restore(ctx context.Context, owner *peer, key string) {
 	}
 }
 
-// replicate gives p what it must have of keys, and returns for each the version of what is newer there, or 0.
-func (c *Cache) replicate(ctx context.Context, p *peer, g *group, all []replica, fill bool) ([]uint64, error) {
+// replicate gives p what it must have of keys in that generation of g, and returns for each the version of what is newer there,
+// or 0.
+func (c *Cache) replicate(ctx context.Context, p *peer, g *group, generation *shoalpb.Generation, all []replica, fill bool) ([]uint64, error) {
 	r := &shoalpb.Replicate{Entries: make([]*shoalpb.Entry, len(all)), Fill: fill}
 	for i, one := range all {
 		r.Entries[i] = &shoalpb.Entry{Key: []byte(one.key), Version: one.e.version}
@@ -427,24 +433,29 @@ func (c *Cache) replicate(ctx context.Context, p *peer, g *group, all []replica,
 			r.Entries[i].Value = v
 		}
 	}
-	var newer []uint64
-	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Replicate{Replicate: r}}, 0, func(reply *shoalpb.Reply) error {
-		answer := reply.GetReplicated()
-		if answer == nil || len(answer.Newer) != len(all) {
-			return unexpected(reply)
-		}
-		newer = answer.Newer
-		return nil
-	})
+	k := c.tell(p, g, 0)
+	defer k.end()
+	k.req.Generation, k.req.Op = generation, &shoalpb.Request_Replicate{Replicate: r}
+	reply, err := k.next(ctx)
 	if isNoGroup(err) {
 		return make([]uint64, len(all)), nil
+	} else if err != nil {
+		return nil, err
 	}
-	return newer, err
+	answer := reply.GetReplicated()
+	if answer == nil || len(answer.Newer) != len(all) {
+		return nil, k.blame(unexpected(reply))
+	}
+	return answer.Newer, nil
 }
 
 // replicate takes over what another owner says of keys.
-func (a *answering) replicate(r *shoalpb.Replicate) {
+func (a *answering) replicate(r *shoalpb.Replicate, generation *shoalpb.Generation) {
 	answer := &shoalpb.Replicated{Newer: make([]uint64, len(r.Entries))}
+	purges := a.group.purged.Load()
+	if r.Fill && !a.group.generation.is(generation) {
+		purges = -1
+	}
 	now := a.c.clock.now()
 	for i, e := range r.Entries {
 		one := replica{key: string(e.Key), gone: e.Value == nil}
@@ -452,7 +463,7 @@ func (a *answering) replicate(r *shoalpb.Replicate) {
 			one.e = a.group.handed(e.Value, now)
 		}
 		one.e.version = e.Version
-		answer.Newer[i] = a.group.replicate(one, r.Fill)
+		answer.Newer[i] = a.group.replicate(one, r.Fill, purges)
 	}
 	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Replicated{Replicated: answer}})
 }

@@ -347,7 +347,7 @@ func (r *run) change(rng *rand.Rand, key string) int {
 	none := rng.IntN(5) == 0
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.fade(key, r.now())
+	r.fade(key, r.now()-1)
 	if none {
 		r.source[key] = 0
 		r.ofLoaded.absent[key] = append(r.ofLoaded.absent[key], interval{from: r.now()})
