@@ -120,8 +120,10 @@ func later(key string, q question, lease time.Duration) func(context.Context, *a
 	return func(ctx context.Context, a *answering) {
 		a.loading(a.group.longestLoad(q.want))
 		result, err := a.group.answerLater(ctx, key, q, lease)
-		if err == nil || ctx.Err() == nil { // else nobody is there any more
+		if err == nil || ctx.Err() == nil {
 			a.found(&q, result, err)
+		} else if errors.Is(ctx.Err(), context.DeadlineExceeded) { // else nobody is there any more
+			a.refuse(http.StatusServiceUnavailable, shoalpb.Refused_OVERLOADED, "the load takes longer than who asked first could wait")
 		}
 	}
 }

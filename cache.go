@@ -71,13 +71,18 @@ type Options struct {
 	// Warm is how long after a change of peers new owners ask previous ones first. If zero, a minute; if negative,
 	// they are not asked. Otherwise at least 20 s.
 	Warm          time.Duration
-	MaxKeyBytes   int          // longest key; if zero, 4 KiB
-	MaxValueBytes int64        // largest value; if zero, 64 MiB
-	MaxBodyBytes  int64        // largest message from a peer; if zero, MaxValueBytes and 1 MiB; at least 64 KiB more than that
-	MaxRequests   int          // requests of peers answered at once; if zero, 10,000
-	Hedge         float64      // percentile of a peer's latency after which the next owner is asked too; if zero, never
-	ZoneReads     bool         // ask a replica in this process's Zone first
-	Logger        *slog.Logger // for what has no caller to return to; if nil, slog.Default()
+	MaxKeyBytes   int   // longest key; if zero, 4 KiB
+	MaxValueBytes int64 // largest value; if zero, 64 MiB
+	MaxBodyBytes  int64 // largest message from a peer; if zero, MaxValueBytes and 1 MiB; at least 64 KiB more than that
+	MaxRequests   int   // requests of peers answered at once; if zero, 10,000
+	// Hedge is the percentile of a peer's latency, below 100, after which the next owner is asked too; if zero, it never is.
+	// The next owner gives what it has as a replica, or what it finds in the owner's memory, and loads nothing. Each question
+	// to a peer takes a goroutine and some memory more, then.
+	Hedge float64
+	// ZoneReads has values read from a replica in this process's Zone, itself included, where the owner is in another: see
+	// GroupOptions.Owners. What a replica lacks is asked of the owner then.
+	ZoneReads bool
+	Logger    *slog.Logger // for what has no caller to return to; if nil, slog.Default()
 }
 
 // New returns a Cache and starts to look for peers. With nil options it has none, and owns every key. It fails if an

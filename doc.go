@@ -26,7 +26,7 @@
 //
 // Set, Remove and Purge change what all processes return: when one has returned nil, no Get that starts later, anywhere,
 // returns an older value; not from a load or a question that was under way, nor from a copy. The key's owner puts its
-// writes in order and keeps the only copy; who may hold another is told to drop it before the call returns. In a group
+// writes in order and, with its replicas, keeps what is written; who may hold a copy is told to drop it before the call returns. In a group
 // with a Getter, change the source first, then Set or Remove. In one without, a plain key-value cache, a value lasts as
 // long as the memory of the process that owns it. [Add] counts in the same way.
 //

@@ -576,7 +576,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 				synctest.Wait()
 			}
 		}
-		if n := conns.Load() - before; n > 0 {
+		if n := conns.Load() - before; n > 1 { // one for a greeting that may come meanwhile
 			t.Errorf("%d more connections for one question at a time", n)
 		}
 	})

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -29,6 +30,9 @@ const mediaType = "application/vnd.shoal.v1+protobuf"
 type stand struct{ greetings atomic.Int64 }
 
 func (s *stand) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body == nil {
+		return nil, errors.New("nobody is there to upgrade to a stream")
+	}
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		return nil, err
