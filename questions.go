@@ -123,7 +123,7 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		inTime := !errors.Is(ctx.Err(), context.DeadlineExceeded) // else the owner gives up, too
+		inTime := !errors.Is(ctx.Err(), context.DeadlineExceeded)                                   // else the owner gives up, too
 		goesOn = flight != nil && k.left && inTime && flight.GoOn(func(ctx context.Context) error { // the owner is at work for others too
 			defer k.end()
 			_, err := k.next(ctx)
