@@ -19,6 +19,7 @@ type met struct {
 	*peer
 	uptime time.Duration
 	owns   bool   // keys, by its own view
+	views  uint64 // how many it had had, which says what of it is the later word
 	names  []Peer // who may own keys, by views it has had
 }
 
@@ -94,15 +95,15 @@ func (p *peers) meets(m met) {
 		return
 	}
 	if !m.owns || m.Addr == "" {
-		p.forgets(m.incarnation)
+		p.forgets(m.incarnation, m.views)
 		return
 	}
-	p.known.meet(m.peer, p.clock.now(), p.lineTo)
+	p.known.meet(m, p.clock.now(), p.lineTo)
 }
 
-// forgets takes note that a stranger owns nothing any more.
-func (p *peers) forgets(incarnation uint64) {
-	if p.known.forget(incarnation) {
+// forgets takes note that a stranger owns nothing any more, or nothing yet, when it has had so many views.
+func (p *peers) forgets(incarnation, views uint64) {
+	if p.known.forget(incarnation, views) {
 		p.differs.Store(int64(p.clock.now()))
 	}
 }
@@ -120,17 +121,18 @@ type acquaintances struct {
 type stranger struct {
 	*peer
 	heard time.Duration
+	views uint64
 }
 
 // maxStrangers bounds both maps. Who is not in away any more is told as if it had always been away.
 const maxStrangers = 10_000
 
 // meet takes note of m, which is not in the view.
-func (a *acquaintances) meet(m *peer, now time.Duration, lineTo func(string) *line) {
+func (a *acquaintances) meet(m met, now time.Duration, lineTo func(string) *line) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s := a.met[m.incarnation]; s != nil {
-		s.heard = now
+		s.heard, s.views = now, max(s.views, m.views)
 		return
 	}
 	if len(a.met) >= maxStrangers {
@@ -139,16 +141,16 @@ func (a *acquaintances) meet(m *peer, now time.Duration, lineTo func(string) *li
 	if a.met == nil {
 		a.met = make(map[uint64]*stranger)
 	}
-	known := *m
+	known := *m.peer
 	known.counts, known.line = cmp.Or(m.counts, new(peerCounts)), lineTo(m.Addr)
-	a.met[m.incarnation] = &stranger{&known, now}
+	a.met[m.incarnation] = &stranger{&known, now, m.views}
 	a.count.Add(1)
 }
 
-func (a *acquaintances) forget(incarnation uint64) bool {
+func (a *acquaintances) forget(incarnation, views uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.met[incarnation] == nil {
+	if s := a.met[incarnation]; s == nil || s.views > views {
 		return false
 	}
 	delete(a.met, incarnation)

@@ -244,7 +244,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	if hello := req.GetHello(); hello != nil {
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
-		a.c.peers.meets(met{owns: hello.GetOwns(), peer: &peer{
+		a.c.peers.meets(met{owns: hello.GetOwns(), views: a.sender.GetViews(), peer: &peer{
 			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr},
 			incarnation: a.sender.GetIncarnation(),
 		}})

@@ -479,7 +479,7 @@ func (p *peers) ready(ctx context.Context, mustTakeOver func() bool) error {
 
 // parts takes out of the view a member that leaves.
 func (p *peers) parts(ctx context.Context, incarnation uint64) {
-	p.forgets(incarnation)
+	p.forgets(incarnation, math.MaxUint64)
 	if p.parting == nil {
 		return
 	}

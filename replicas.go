@@ -461,6 +461,7 @@ func (a *answering) replicate(r *shoalpb.Replicate, generation *shoalpb.Generati
 		one := replica{key: string(e.Key), gone: e.Value == nil}
 		if e.Value != nil {
 			one.e = a.group.handed(e.Value, now)
+			one.e.born -= maxLease // for it cannot be told how long it was under way, and it must not seem younger than it is
 		}
 		one.e.version = e.Version
 		answer.Newer[i] = a.group.replicate(one, r.Fill, purges)

@@ -4,6 +4,7 @@ package shoal
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -181,7 +182,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 	v.former = append(v.former, last)
 	p.view.Store(v)
 	for i, m := range v.members {
-		if i != v.self && p.known.forget(m.incarnation) {
+		if i != v.self && p.known.forget(m.incarnation, math.MaxUint64) {
 			p.differs.Store(int64(v.since)) // it may just have been told by that name
 		}
 	}
