@@ -27,9 +27,13 @@ func (g *group) askNext(ctx context.Context, flight *fetchFlight, key string, q 
 			break // the caller loads it here
 		}
 		g.counts.standIns.Add(1)
+		began := g.cache.clock.now()
 		f, err := g.cache.fetch(ctx, flight, v.members[i], g, key, q, entry{})
 		if p, ok := errors.AsType[*PeerError](err); !(ok && p.Op == "get") && !errors.Is(err, ErrNotCached) {
 			return f, err
+		}
+		if g.cache.clock.now()-began > g.cache.opts.PeerTimeout {
+			break // it was to load the key, and fell silent: the caller has waited for long enough
 		}
 	}
 	return found{}, failed
