@@ -442,6 +442,7 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		}
 	}
 	g.counts.fetches.Add(1)
+	asked := g.cache.clock.now()
 	f, err := g.fetchHedged(ctx, flight, owner, key, q, before)
 	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
@@ -456,7 +457,8 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		flight.Commit(func() { _, cost = g.copies.put(key, f.value.bytes(), copy) })
 		g.shrink(g.copies, cost)
 	}
-	if g.hasNext(err) && !q.cachedOnly {
+	// Who has waited for a load that fell silent is not sent to another who would load.
+	if g.hasNext(err) && !q.cachedOnly && g.cache.clock.now()-asked <= 2*g.cache.opts.PeerTimeout {
 		return g.askNext(ctx, flight, key, q, err)
 	}
 	return f, err
