@@ -1,6 +1,8 @@
 package shoal
 
 import (
+	"context"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -37,5 +39,28 @@ func (c *clock) saw(t uint64) {
 		if c.last.CompareAndSwap(last, t) {
 			return
 		}
+	}
+}
+
+// pause waits for about d, or until ctx ends or it is woken, and reports whether it was.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) (woken bool) {
+	timer := time.NewTimer(d - rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-wake:
+		return true
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
