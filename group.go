@@ -476,8 +476,8 @@ func (g *group) viewSwapped(old, new *view) {
 		}
 	}
 	g.copies.clear()
-	if lonely := old.alone || old.self == 0 && len(old.members) == 1; lonely && len(new.members) > 1 && new.since < g.cache.peers.window && g.getter != nil {
-		// It has not been long enough among others that they would have told it of all writes.
+	if g.getter != nil && len(new.members) > 1 && new.since < g.cache.peers.window && !new.hadOthers() {
+		// It has not been among others yet, who would have told it of writes.
 		g.loads.OvertakeAll(func() {
 			g.main.clear()
 			g.absent.clear()

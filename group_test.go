@@ -128,9 +128,13 @@ func TestEachKeyIsLoadedOnceByItsOwner(t *testing.T) {
 func TestHerdLoadsEachKeyOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 3, nil, slow(10*time.Millisecond), nil)
+		herd := 300
+		if shoal.RaceEnabled { // each goroutine takes 30 KB more
+			herd = 30
+		}
 		var wg sync.WaitGroup
 		for _, g := range f.groups {
-			for range 300 {
+			for range herd {
 				wg.Go(func() {
 					var wg sync.WaitGroup
 					defer wg.Wait()

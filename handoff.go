@@ -265,7 +265,7 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		pulled.Cursor, pulled.More = next, more
 	}
 	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Pulled{Pulled: pulled}})
-	if !pulled.Wait {
+	if !pulled.Wait && v.self < 0 { // before this process has left, they do not pull all that it has
 		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, !pulled.More)
 	}
 }

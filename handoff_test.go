@@ -174,6 +174,29 @@ func TestTwoQuickRestartsLoseNothing(t *testing.T) {
 	}
 }
 
+// … not even of two, of which each is alone for a while.
+func TestTwoRestartsOfTwoLoadNothingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		for k := range 100 {
+			want(t, f, k%2, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		for i := range 4 {
+			i %= 2
+			must(t, f.Cache(i).Shutdown(t.Context()))
+			f.See(1-i, 1-i)
+			time.Sleep(100 * time.Millisecond)
+			restart(t, f, i, upper, nil)
+			f.See(1-i, 0, 1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		for k := range 100 {
+			want(t, f, k%2, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		f.wantLoads(t, 100)
+	})
+}
+
 // Shutdown returns when the others have what this process had.
 func TestShutdownHandsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -192,6 +215,55 @@ func TestShutdownHandsOver(t *testing.T) {
 			want(t, f, k%2, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
 		}
 		f.wantLoads(t, 300)
+	})
+}
+
+// … though it has not seen them listed yet: they have greeted it.
+func TestShutdownHandsOverToWhomItHasNotSeenListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		for k := range 100 {
+			want(t, f, 0, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		restart(t, f, 1, upper, nil) // it sees both
+		must(t, f.Cache(0).Shutdown(t.Context()))
+		synctest.Wait() // what it has said has arrived
+		f.Kill(0)
+		for k := range 100 {
+			want(t, f, 1, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		f.wantLoads(t, 100)
+	})
+}
+
+// … and who has pulled what it owned before this process left pulls once more.
+func TestShutdownHandsOverWhatWasNotTheOthersBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		for k := range 100 {
+			want(t, f, 0, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		f.Restart(1)
+		f.See(0, 0, 1)
+		must(t, f.Cache(1).Ready(t.Context()))
+		f.Delay(0, 1, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(50 * time.Millisecond) // it says good-bye
+		f.groups[1] = shoal.NewGroup(f.Cache(1), "things", upper, nil)
+		wg.Wait()
+		time.Sleep(time.Second) // what it has said has arrived
+		f.Kill(0)
+		for k := range 100 {
+			want(t, f, 1, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		}
+		if n := f.groups[1].Stats().Loads; n != 0 {
+			t.Errorf("%d loads again", n)
+		}
 	})
 }
 

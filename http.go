@@ -242,10 +242,14 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.c.isThere(a.from, false)
 	}
 	if hello := req.GetHello(); hello != nil {
+		if !validWeight(hello.GetWeight()) {
+			a.refuse(http.StatusBadRequest, shoalpb.Refused_MALFORMED, "a weight of %v", hello.GetWeight())
+			return nil
+		}
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
 		a.c.peers.meets(met{owns: hello.GetOwns(), views: a.sender.GetViews(), peer: &peer{
-			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr},
+			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr, Zone: string(hello.GetZone()), Weight: hello.GetWeight()},
 			incarnation: a.sender.GetIncarnation(),
 		}})
 		a.c.heard(a.sender) // once more: it may only now be known

@@ -470,9 +470,8 @@ func (p *peers) leave(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
 	}
-	old := p.view.Load()
-	others := p.others()
-	if old.self >= 0 { // until they have heard, they ask this process, which answers
+	others := p.heirs()
+	if p.view.Load().self >= 0 { // until they have heard, they ask this process, which answers
 		var wg sync.WaitGroup
 		must, may := p.everybody()
 		for _, m := range slices.Concat(must, may) {

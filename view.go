@@ -139,6 +139,11 @@ func (p *peers) isWarming(v *view, now time.Duration) bool {
 	return false
 }
 
+// hadOthers reports whether this process has been one of several within the last window.
+func (v *view) hadOthers() bool {
+	return slices.ContainsFunc(v.former, func(f formerView) bool { return f.self >= 0 && len(f.members) > 1 })
+}
+
 // swap makes members, which are in the order of their IDs, the view.
 func (p *peers) swap(members []*peer, alone bool) {
 	old := p.view.Load()
@@ -256,6 +261,24 @@ func (p *peers) others() []*peer {
 		}
 	}
 	return others
+}
+
+// heirs returns to whom keys go when this process leaves: the other members, and strangers who answer. These own keys by their
+// own views: they may be there for so short a time that this process has not seen them listed.
+func (p *peers) heirs() []*peer {
+	heirs := p.others()
+	for _, s := range p.known.strangers(p.clock.now()) {
+		i := slices.IndexFunc(heirs, func(m *peer) bool { return m.ID == s.ID })
+		switch {
+		case s.counts.breaker.open.Load() || s.ID == p.self.ID:
+		case i < 0:
+			heirs = append(heirs, s)
+		case heirs[i].counts.breaker.open.Load(): // it has been replaced
+			heirs[i] = s
+		}
+	}
+	slices.SortFunc(heirs, func(a, b *peer) int { return strings.Compare(a.ID, b.ID) })
+	return heirs
 }
 
 // everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who

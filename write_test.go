@@ -1210,6 +1210,7 @@ func TestRemoveNamesADeadPeerOnce(t *testing.T) {
 func TestPurgeIsHeardOfInAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, nil)
+		f.calm(t) // nobody waits for a greeting, which would now come too late
 		mine := ownedBy(f.Cluster, 2, 0)
 		must(t, f.groups[2].Set(t.Context(), mine, "old"))
 		f.Delay(0, 2, time.Hour)
