@@ -105,7 +105,8 @@ func TestRestartIsAnotherProcessInTheSamePlace(t *testing.T) {
 						t.Errorf("Get = %q, %v", v, err)
 					}
 				}
-				if n := loads.Load(); n != 1 || group.Stats().Entries != 1 {
+				// Who was shut down has handed it over, if that has arrived.
+				if n := loads.Load(); n > 1 || n < 1 && name != "shut down" || group.Stats().Entries != 1 {
 					t.Errorf("%d loads, %d entries in the new one; want 1 and 1", n, group.Stats().Entries)
 				}
 			})
@@ -200,7 +201,7 @@ func TestRestartedOverEachWire(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			for end := time.Now().Add(10 * time.Second); groups[0].Stats().Entries == 0; runtime.Gosched() {
+			for end := time.Now().Add(10 * time.Second); groups[0].Stats().Requests == 0; runtime.Gosched() {
 				if v, err := groups[1].Get(t.Context(), key); v != key || err != nil {
 					t.Errorf("Get = %q, %v", v, err)
 				}
