@@ -175,7 +175,7 @@ func (opts *Options) withDefaults() (o Options, err error) {
 // an address, in which case the others are peers all the same.
 func (c *Cache) Ready(ctx context.Context) error {
 	mustTakeOver := func() bool {
-		return slices.ContainsFunc(c.allGroups(), func(g *group) bool { return g.getter == nil || g.owners > 1 })
+		return slices.ContainsFunc(c.allGroups(), (*group).mustKeep)
 	}
 	if err := c.peers.ready(ctx, mustTakeOver); err != nil || !mustTakeOver() {
 		return err

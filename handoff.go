@@ -251,14 +251,18 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		// There is room for what comes with it, and for the last entry, however long its value is.
 		most, sight := min(max(p.MaxBytes, 1), a.c.opts.MaxBodyBytes-a.c.opts.MaxValueBytes-32<<10), pullSight
 		now := a.c.clock.now()
-		next, more := a.group.main.walk(p.Cursor, func(key string, e entry) bool {
+		next, more := a.group.main.walk(p.Cursor, func(key string, e entry, again bool) bool {
 			sight--
 			if e.err == nil && a.group.keptBy(v, key, i) {
-				f := found{entry: e, stale: e.isStale(now)}
-				entry := &shoalpb.Entry{Key: []byte(key), Value: new(shoalpb.Value)}
-				a.value(&f, entry.Value)
+				entry := &shoalpb.Entry{Key: []byte(key)}
+				if again {
+					entry.Version = e.version
+				} else {
+					entry.Value = new(shoalpb.Value)
+					a.value(&found{entry: e, stale: e.isStale(now)}, entry.Value)
+				}
 				pulled.Entries = append(pulled.Entries, entry)
-				most -= int64(len(key)+e.value.Len()) + bytesPerItem
+				most -= int64(len(key)+len(entry.Value.GetValue())) + bytesPerItem
 			}
 			return most > 0 && sight > 0
 		})
@@ -369,15 +373,23 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (nex
 	}
 	for _, e := range pulled.Entries {
 		n += int64(len(e.Key) + len(e.GetValue().GetValue()))
-		if e.Value == nil || int64(len(e.Key)) > int64(c.opts.MaxKeyBytes) {
-			continue
-		}
-		if e.Value.Version != 0 {
-			g.adopt(string(e.Key), g.handed(e.Value, sent), purges)
+		switch key := string(e.Key); {
+		case len(key) > c.opts.MaxKeyBytes:
+		case e.GetValue().GetVersion() != 0:
+			g.adopt(key, g.handed(e.Value, sent), purges)
+		case e.Value == nil && g.mustKeep() && !g.main.hasSince(key, e.Version):
+			// It has been used there just before it would have come.
+			if late, _, _, err := c.peek(ctx, p, g, key, false); err == nil && late.version != 0 {
+				n += int64(late.value.Len())
+				g.adopt(key, late, purges)
+			}
 		}
 	}
 	return pulled.Cursor, pulled.More, n, nil
 }
+
+// mustKeep reports whether what is not taken over cannot be had anew: it cannot be loaded, or is to be kept several times.
+func (g *group) mustKeep() bool { return g.getter == nil || g.owners > 1 }
 
 // adopt keeps what another process has had of key, unless this one has it, loads it, or has seen a write of it since the
 // key has come to it, or a purge since it was asked for, when there had been so many.

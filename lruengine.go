@@ -194,14 +194,14 @@ func (sh *shard) keys() []string {
 }
 
 // walk goes through the shards one by one, each from what was used last.
-func (s *lruEngine) walk(from uint64, each func(key string, e entry) bool) (next uint64, more bool) {
+func (s *lruEngine) walk(from uint64, each func(key string, e entry, again bool) bool) (next uint64, more bool) {
 	shard, skip := from>>32, from&(1<<32-1)
 	for ; shard < uint64(len(s.shards)); shard, skip = shard+1, 0 {
 		for i, key := range s.shards[shard].keys() {
 			if uint64(i) < skip {
 				continue
 			}
-			if e, ok := s.peek(key); ok && !each(key, e) {
+			if e, ok := s.peek(key); ok && !each(key, e, false) {
 				return shard<<32 | uint64(i+1), true
 			}
 		}

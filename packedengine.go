@@ -87,6 +87,6 @@ func (p packedEngine) numbers() engineNumbers {
 	return engineNumbers{entries: st.Entries, bytes: p.Used(), maxBytes: p.Max(), evicted: st.Evicted, expired: st.Expired}
 }
 
-func (p packedEngine) walk(from uint64, each func(key string, e entry) bool) (next uint64, more bool) {
-	return p.Walk(from, func(key string, e packed.Entry) bool { return each(key, entryOf(e)) })
+func (p packedEngine) walk(from uint64, each func(key string, e entry, again bool) bool) (next uint64, more bool) {
+	return p.Walk(from, func(key string, e packed.Entry, again bool) bool { return each(key, entryOf(e), again) })
 }

@@ -397,6 +397,37 @@ func TestManyEntriesAreHandedOver(t *testing.T) {
 	})
 }
 
+// What is used while others pull, and so is not in the place any more where they would have come to it.
+func TestEntriesThatAreUsedMeanwhileAreHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		two := &shoal.GroupOptions[string]{Owners: 2}
+		f := newFleet[string](t, 2, nil, nil, two)
+		f.Kill(1)
+		f.See(0, 0)
+		keys, value := allOwnedBy(f.Cluster, 0, 60), strings.Repeat("v", 50_000)
+		for _, key := range keys {
+			must(t, f.groups[0].Set(t.Context(), key, value))
+		}
+		f.Delay(0, 1, 100*time.Millisecond)
+		f.join(1, nil, two)
+		go f.See(0, 0, 1)
+		for f.groups[1].Stats().Pulled == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		for _, key := range keys {
+			want(t, f, 0, key, value)
+		}
+		for f.Cache(1).Stats().Repairing {
+			time.Sleep(time.Second)
+		}
+		f.Kill(0)
+		f.See(1, 1)
+		if n := lostOf(t, f.groups[1], keys, value); n > 0 {
+			t.Errorf("%d of 60 are lost", n)
+		}
+	})
+}
+
 // After a death the copies that are left are copied again, and another process may die.
 func TestLostCopiesAreRestored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -190,6 +190,11 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %v", name, bad)
 		}
 	}
+	overlapping := loaded(call{kind: remove, key: "k", start: 10 * s, end: 12 * s}, call{kind: set, key: "k", value: 1, start: 9 * s, end: 11 * s},
+		call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, final: true})
+	if bad := overlapping.unhealed(); len(bad) != 0 {
+		t.Errorf("set while it was replaced: %v", bad)
+	}
 
 	lent := loaded(write, call{kind: get, key: "k", value: 1, start: 13 * s, end: 14 * s, source: "peer"})
 	lent.lends, lent.faults = true, []interval{{8 * s, 9 * s}}

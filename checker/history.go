@@ -298,9 +298,20 @@ func (h *history) untold() map[string]bool {
 }
 
 // unhealed returns the gets at the end that returned what was not in the source any more. What a write that failed has left
-// somewhere has been dropped by then, and it has no effects any more.
+// somewhere has been dropped by then, and it has no effects any more. A value that was still being set when another replaced it
+// in the source may be what the owner has taken last.
 func (h *history) unhealed() (bad []violation) {
 	untold := h.untold()
+	type written struct {
+		key   string
+		value int
+	}
+	sets := make(map[written]time.Duration) // when they had happened
+	for _, c := range h.calls {
+		if c.kind == set && c.err == nil {
+			sets[written{c.key, c.value}] = c.end
+		}
+	}
 	for _, c := range h.calls {
 		if !c.final || c.kind != get || c.err != nil || untold[c.key] || untold[""] {
 			continue
@@ -309,7 +320,7 @@ func (h *history) unhealed() (bad []violation) {
 		if c.value == 0 {
 			last = h.lastAbsent(c, nil)
 		}
-		if last < c.start {
+		if last < c.start && sets[written{c.key, c.value}] < last {
 			bad = append(bad, violation{fmt.Sprintf("after all had healed:\n  %v\n  though that had gone at %v", c, at(last)), h, c.key, c.value, last, c.end})
 		}
 	}

@@ -241,12 +241,13 @@ func (c *Cache) Keys() iter.Seq[string] {
 }
 
 // Walk calls each for entries, those that have been used more often before others, until each returns false, and for up to six
-// more. It begins where
-// an earlier Walk has ended, or with 0 anew, and returns where the next begins, or that there are no more. Entries that come,
-// go or change their place meanwhile may be missed, or come twice. It takes no lock, and each may use the Cache.
-func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uint64, more bool) {
+// more. In the end it calls it again for those that have been used: again says so, though such an entry may not have come
+// before, if its first use was just now. It begins where an earlier Walk has ended, or with 0 anew, and returns where the next
+// begins, or that there are no more. Entries that come, go or change their place meanwhile may be missed, or come twice. It
+// takes no lock, and each may use the Cache.
+func (c *Cache) Walk(from uint64, each func(key string, e Entry, again bool) bool) (next uint64, more bool) {
 	const (
-		ranks     = 3 // used twice or more often, once, not, or whichever in the end
+		ranks     = 3 // used twice or more often, once, and all in the end
 		walkShift = 26
 	)
 	part, first := from>>32, from&(1<<32-1)
@@ -260,8 +261,8 @@ func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uin
 			enough := false
 			for i := range idx.buckets[b].slots {
 				s := idx.buckets[b].slots[i].Load()
-				// What has been used since its rank was gone through comes with the last.
-				if used := ranks - 1 - min(s&freqMask, ranks-1); s == 0 || used != rank && rank < ranks-1 {
+				own := ranks - 1 - min(s&freqMask, ranks-1) // the rank of its uses, up to now
+				if s == 0 || own != rank && rank < ranks-1 {
 					continue
 				}
 				ch := sh.chunk(chunkOf(s))
@@ -269,7 +270,7 @@ func (c *Cache) Walk(from uint64, each func(key string, e Entry) bool) (next uin
 					continue
 				}
 				if e := ch.entry(offsetOf(s)); e.Ends == 0 || e.Ends > now {
-					enough = !each(ch.key(offsetOf(s)), e) || enough
+					enough = !each(ch.key(offsetOf(s)), e, own != rank) || enough
 				}
 			}
 			if enough {

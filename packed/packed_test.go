@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -596,7 +597,7 @@ func TestWalkInPartsMissesNothing(t *testing.T) {
 	seen := make(map[string]bool)
 	for cursor, more := uint64(0), true; more; {
 		n := 0
-		cursor, more = c.Walk(cursor, func(key string, _ Entry) bool {
+		cursor, more = c.Walk(cursor, func(key string, _ Entry, _ bool) bool {
 			seen[key] = true
 			n++
 			return n < 7
@@ -604,5 +605,43 @@ func TestWalkInPartsMissesNothing(t *testing.T) {
 	}
 	if len(seen) != 300 {
 		t.Errorf("it has come to %d of 300 entries", len(seen))
+	}
+}
+
+// What has been used comes first, and again in the end, which is said of it.
+func TestWalkSaysWhatHasComeBefore(t *testing.T) {
+	c := New(1<<20, func() int64 { return 0 }, func() int64 { return 0 })
+	for i := range 300 {
+		c.Put(fmt.Sprint("key ", i), []byte("value"), func(Meta, bool) (Meta, bool) { return Meta{}, true })
+		for range i % 3 {
+			c.Get(fmt.Sprint("key ", i))
+		}
+	}
+	first := make(map[string]bool)
+	var uses []int // of those that come for the first time
+	again := 0
+	for cursor, more := uint64(0), true; more; {
+		n := 0
+		cursor, more = c.Walk(cursor, func(key string, _ Entry, before bool) bool {
+			if before != first[key] {
+				t.Errorf("again is %v of %q", before, key)
+			}
+			if before {
+				again++
+			} else {
+				var i int
+				fmt.Sscanf(key, "key %d", &i)
+				uses = append(uses, i%3)
+			}
+			first[key] = true
+			n++
+			return n < 7
+		})
+	}
+	if len(uses) != 300 || again != 200 {
+		t.Errorf("%d entries, and %d again; want 300 and 200", len(uses), again)
+	}
+	if !slices.IsSortedFunc(uses, func(a, b int) int { return b - a }) {
+		t.Error("some come before others that have been used more often")
 	}
 }
