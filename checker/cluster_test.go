@@ -1,19 +1,25 @@
 package checker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/shoalcache/shoal"
 	"github.com/shoalcache/shoal/cachetest"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // A run is one cluster at work: what its clients do, and what goes wrong, is drawn from its seed. What happens at the
@@ -232,6 +238,9 @@ func (r *run) started(i int, cache *shoal.Cache) *process {
 	r.processes[i] = p
 	r.mu.Unlock()
 	loads := rand.New(rand.NewPCG(r.seed, uint64(1000+p.start)))
+	if loads.IntN(2) == 0 {
+		setAhead(cache, time.Duration(loads.Int64N(int64(time.Hour))))
+	}
 	var mu sync.Mutex // guards loads
 	get := func(keys ...string) ([]int, error) {
 		mu.Lock()
@@ -271,6 +280,23 @@ func (r *run) started(i int, cache *shoal.Cache) *process {
 	p.counters = shoal.NewGroup(cache, "counters", nil, &r.options.held)
 	p.mixed = shoal.NewGroup(cache, "mixed", nil, &r.options.held)
 	return p
+}
+
+// setAhead has the clock of a process be ahead by so much, as that of somebody is of whom it has heard.
+func setAhead(cache *shoal.Cache, by time.Duration) {
+	body, err := proto.Marshal(&shoalpb.Request{
+		Sender: &shoalpb.Sender{Id: []byte("a client"), Incarnation: 1, Clock: uint64(time.Now().Add(by).UnixNano()) >> 16},
+		Op:     &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Weight: 1}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	w, req := httptest.NewRecorder(), httptest.NewRequest("POST", "/_shoal/", bytes.NewReader(body))
+	req.Header.Set("Content-Type", "application/vnd.shoal.v1+protobuf")
+	cache.ServeHTTP(w, req)
+	if w.Code != http.StatusOK {
+		panic(fmt.Sprintf("greeting: status %d: %s", w.Code, w.Body))
+	}
 }
 
 // process returns who is there as cache i and can be used, or nil.
