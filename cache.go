@@ -209,9 +209,9 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 		g.copies.clear()
 	}
 	c.handover.begin()
-	err := c.peers.leave(ctx)
+	heirs, err := c.peers.leave(ctx)
 	if err == nil && c.opts.Warm > 0 {
-		if cause := c.handOver(ctx); cause != nil {
+		if cause := c.handOver(ctx, heirs); cause != nil {
 			err = fmt.Errorf("shoal: not all has been handed over: %w", cause)
 		}
 	}

@@ -122,6 +122,7 @@ type stranger struct {
 	*peer
 	heard time.Duration
 	views uint64
+	told  bool // what was written before it was met
 }
 
 // maxStrangers bounds both maps. Who is not in away any more is told as if it had always been away.
@@ -135,6 +136,12 @@ func (a *acquaintances) meet(m met, now time.Duration, lineTo func(string) *line
 		s.heard, s.views = now, max(s.views, m.views)
 		return
 	}
+	for incarnation, s := range a.met {
+		if s.ID == m.ID && s.Addr == m.Addr { // another process is in its place
+			delete(a.met, incarnation)
+			a.count.Add(-1)
+		}
+	}
 	if len(a.met) >= maxStrangers {
 		return
 	}
@@ -143,7 +150,7 @@ func (a *acquaintances) meet(m met, now time.Duration, lineTo func(string) *line
 	}
 	known := *m.peer
 	known.counts, known.line = cmp.Or(m.counts, new(peerCounts)), lineTo(m.Addr)
-	a.met[m.incarnation] = &stranger{&known, now, m.views}
+	a.met[m.incarnation] = &stranger{peer: &known, heard: now, views: m.views}
 	a.count.Add(1)
 }
 
@@ -197,6 +204,23 @@ func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
 	return nil
 }
 
+// untold returns the stranger of that incarnation if it has not been told yet what was written before it was met, or nil.
+func (a *acquaintances) untold(incarnation uint64) *stranger {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.met[incarnation]; s != nil && !s.told {
+		return s
+	}
+	return nil
+}
+
+// isTold takes note that it has been.
+func (a *acquaintances) isTold(s *stranger) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.told = true
+}
+
 // strangerLife is how long a process that is in no view is remembered though it does not answer.
 const strangerLife = 10 * time.Minute
 
@@ -245,14 +269,9 @@ func (p *peers) welcome(ctx context.Context, m met) error {
 		return nil
 	}
 	p.meets(m) // from now on it is told of writes
-	now := p.clock.now()
-	since, away := p.known.missing(m.incarnation)
-	if !away {
-		v := p.view.Load()
-		if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
-			return nil
-		}
-		since = max(now-m.uptime, 0)
+	since, away := p.missedSince(m)
+	if !away && p.view.Load().has(m.peer) {
+		return nil
 	}
 	if err := p.tellMissed(ctx, m.peer, since); err != nil {
 		return err
@@ -261,6 +280,23 @@ func (p *peers) welcome(ctx context.Context, m met) error {
 		p.known.isBack(m.incarnation, since)
 	}
 	return nil
+}
+
+// missedSince returns since when m may have missed writes: since it went away, or since it was started.
+func (p *peers) missedSince(m met) (since time.Duration, away bool) {
+	if since, away = p.known.missing(m.incarnation); !away {
+		since = max(p.clock.now()-m.uptime-p.timeout, 0) // what it says of itself has been on its way for a while
+	}
+	return since, away
+}
+
+// brief tells a stranger that has greeted what was written before: before it has its answer, for it acts when it has those of
+// all. If it cannot be told now, it is when it greets again, or is listed.
+func (p *peers) brief(ctx context.Context, m met, s *stranger) {
+	since, _ := p.missedSince(m)
+	if p.tellMissed(ctx, s.peer, since) == nil {
+		p.known.isTold(s)
+	}
 }
 
 // introduction is what this process says of itself to whom it greets, and who greets it.

@@ -225,7 +225,7 @@ type group struct {
 	forgetDecoded func()
 
 	changes [changeCounts]atomic.Uint64 // writes of keys, by a hash
-	touched touched                     // … since a window opened
+	touched touched                     // … when
 	purged  atomic.Int64                // how often all was dropped; changed under the lock of loads
 	journal journal                     // … that this process has taken
 
@@ -476,13 +476,6 @@ func (g *group) viewSwapped(old, new *view) {
 		}
 	}
 	g.copies.clear()
-	if g.getter != nil && len(new.members) > 1 && new.since < g.cache.peers.window && !new.hadOthers() {
-		// It has not been among others yet, who would have told it of writes.
-		g.loads.OvertakeAll(func() {
-			g.main.clear()
-			g.absent.clear()
-		})
-	}
 	g.thawLate(old)
 	g.freeze()
 	g.absent.retain(new.owns)

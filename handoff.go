@@ -18,9 +18,9 @@ import (
 	"github.com/shoalcache/shoal/shoalpb"
 )
 
-// touched says when keys were last written or dropped, while a window was open. What others hold of them is older, if its load
-// began before. It is a table of fixed size, in which several places have the time of a key, or of a later touch of another that
-// shares the place: so the first of them is no earlier than the key's.
+// touched says when keys were last written or dropped. What others hold of them is older, if its load began before. It is a
+// table of fixed size, in which several places have the time of a key, or of a later touch of another that shares the place: so
+// the first of them is no earlier than the key's.
 type touched struct {
 	most int // places
 	at   atomic.Pointer[[]atomic.Int64]
@@ -67,8 +67,8 @@ func (t *touched) last(key string) time.Duration {
 // touch takes note of a write or a drop of key, under the lock of loads.
 func (g *group) touch(key string) {
 	g.changed(key).Add(1)
-	if v, now := g.cache.peers.view.Load(), g.cache.clock.now(); len(v.former) > 0 && g.cache.peers.isWarming(v, now) {
-		g.touched.add(key, max(now, 1))
+	if g.cache.opts.Discovery != nil {
+		g.touched.add(key, max(g.cache.clock.now(), 1))
 	}
 }
 
@@ -76,8 +76,12 @@ func (g *group) touch(key string) {
 // load that began after this process was told of a write has seen what was written, by durations alone; where nothing can be
 // loaded, versions tell: what was written may be just what the other has, if it took the write.
 func (g *group) isPast(key string, e *entry) bool {
-	if g.getter != nil && e.born <= g.touched.last(key) {
-		return true
+	if g.getter != nil {
+		// A write that this process was told of before may not have reached the other yet; one long before has.
+		last := g.touched.last(key)
+		if e.born <= last && last >= g.cache.peers.warmingSince()-2*g.cache.opts.PeerTimeout {
+			return true
+		}
 	}
 	return g.remembersWrites() && g.written.of(key).version > e.version
 }
@@ -240,12 +244,15 @@ const (
 	pullRate = 64 << 20
 )
 
-// pull answers with what there is of keys that the sender owns.
+// pull answers with what there is of keys that the sender owns: by the view that both have. To who sees others, a process that
+// has left gives all, as soon as it is none of them.
 func (a *answering) pull(p *shoalpb.Pull) {
 	pulled := new(shoalpb.Pulled)
 	v := a.c.peers.view.Load()
-	i, ok := v.find(string(a.sender.GetId()))
-	if !ok || v.members[i].incarnation != a.sender.GetIncarnation() || a.sender.GetView() != v.digest {
+	i, agrees := v.find(string(a.sender.GetId()))
+	agrees = agrees && v.members[i].incarnation == a.sender.GetIncarnation() && a.sender.GetView() == v.digest
+	last := p.Without && v.self < 0 && a.c.left.Load()
+	if all := last && !agrees; !agrees && !all {
 		pulled.Wait = true // or it would not get what this process takes for its own
 	} else {
 		// There is room for what comes with it, and for the last entry, however long its value is.
@@ -253,23 +260,20 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		now := a.c.clock.now()
 		next, more := a.group.main.walk(p.Cursor, func(key string, e entry, again bool) bool {
 			sight--
-			if e.err == nil && a.group.keptBy(v, key, i) {
-				entry := &shoalpb.Entry{Key: []byte(key)}
-				if again {
-					entry.Version = e.version
-				} else {
-					entry.Value = new(shoalpb.Value)
-					a.value(&found{entry: e, stale: e.isStale(now)}, entry.Value)
-				}
+			again = again && !a.group.mustKeep() // what has been missed nevertheless is loaded, or peeked at
+			if e.err == nil && !again && (all || a.group.keptBy(v, key, i)) {
+				f := found{entry: e, stale: e.isStale(now)}
+				entry := &shoalpb.Entry{Key: []byte(key), Value: new(shoalpb.Value)}
+				a.value(&f, entry.Value)
 				pulled.Entries = append(pulled.Entries, entry)
-				most -= int64(len(key)+len(entry.Value.GetValue())) + bytesPerItem
+				most -= int64(len(key)+e.value.Len()) + bytesPerItem
 			}
 			return most > 0 && sight > 0
 		})
 		pulled.Cursor, pulled.More = next, more
 	}
 	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Pulled{Pulled: pulled}})
-	if !pulled.Wait && v.self < 0 { // before this process has left, they do not pull all that it has
+	if last {
 		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, !pulled.More)
 	}
 }
@@ -336,12 +340,16 @@ func (c *Cache) pullNew(g *group) chan struct{} {
 	return over
 }
 
-// pullAll gets from p what it has of g that this process keeps.
+// pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it.
 func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
+	v := c.peers.view.Load()
 	for cursor, more := uint64(0), true; more; {
+		if now := c.peers.view.Load(); now != v {
+			v, cursor = now, 0
+		}
 		var n int64
 		var err error
-		if cursor, more, n, err = c.pull(ctx, p, g, cursor); err != nil {
+		if cursor, more, n, err = c.pull(ctx, v, p, g, cursor); err != nil {
 			return err
 		}
 		sleep(ctx, time.Duration(n)*time.Second/pullRate)
@@ -350,13 +358,13 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
 }
 
 // pull gets some of it, n bytes.
-func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (next uint64, more bool, n int64, err error) {
+func (c *Cache) pull(ctx context.Context, v *view, p *peer, g *group, cursor uint64) (next uint64, more bool, n int64, err error) {
 	sent := c.clock.now()
 	purges := g.purged.Load()
 	k := c.tell(p, g, 0)
 	defer k.end()
 	k.alone = true
-	k.req.Op = &shoalpb.Request_Pull{Pull: &shoalpb.Pull{Cursor: cursor, MaxBytes: pullBytes}}
+	k.req.Op = &shoalpb.Request_Pull{Pull: &shoalpb.Pull{Cursor: cursor, MaxBytes: pullBytes, Without: !v.has(p)}}
 	reply, err := k.next(ctx)
 	if err != nil {
 		return 0, false, 0, err
@@ -373,16 +381,8 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64) (nex
 	}
 	for _, e := range pulled.Entries {
 		n += int64(len(e.Key) + len(e.GetValue().GetValue()))
-		switch key := string(e.Key); {
-		case len(key) > c.opts.MaxKeyBytes:
-		case e.GetValue().GetVersion() != 0:
-			g.adopt(key, g.handed(e.Value, sent), purges)
-		case e.Value == nil && g.mustKeep() && !g.main.hasSince(key, e.Version):
-			// It has been used there just before it would have come.
-			if late, _, _, err := c.peek(ctx, p, g, key, false); err == nil && late.version != 0 {
-				n += int64(late.value.Len())
-				g.adopt(key, late, purges)
-			}
+		if len(e.Key) <= c.opts.MaxKeyBytes && e.GetValue().GetVersion() != 0 {
+			g.adopt(string(e.Key), g.handed(e.Value, sent), purges)
 		}
 	}
 	return pulled.Cursor, pulled.More, n, nil
@@ -461,16 +461,15 @@ func (h *handover) begin() {
 	h.begun.Store(true)
 }
 
-// handOver answers peers until they have pulled what was this process's, or nobody has for a while. Its error is that of ctx.
-func (c *Cache) handOver(ctx context.Context) error {
+// handOver answers peers until its heirs have pulled what was this process's, or nobody has for a while. Its error is that of ctx.
+func (c *Cache) handOver(ctx context.Context, heirs []*peer) error {
 	var groups []*group
 	for _, g := range c.allGroups() {
 		if g.main.numbers().entries > 0 {
 			groups = append(groups, g)
 		}
 	}
-	others := c.peers.others()
-	for !c.handover.isDone(others, groups) {
+	for !c.handover.isDone(heirs, groups) {
 		idle, cancel := context.WithTimeout(ctx, 2*c.opts.PeerTimeout)
 		select {
 		case <-c.handover.news:

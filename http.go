@@ -248,14 +248,22 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		}
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
-		a.c.peers.meets(met{owns: hello.GetOwns(), views: a.sender.GetViews(), peer: &peer{
+		m := met{owns: hello.GetOwns(), views: a.sender.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
 			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr, Zone: string(hello.GetZone()), Weight: hello.GetWeight()},
 			incarnation: a.sender.GetIncarnation(),
-		}})
+		}}
+		a.c.peers.meets(m)
 		a.c.heard(a.sender) // once more: it may only now be known
 		a.c.meet(hello.GetGroups())
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender)}})
-		return nil
+		s := a.c.peers.known.untold(m.incarnation)
+		if s == nil {
+			a.greet()
+			return nil
+		}
+		return func(ctx context.Context, a *answering) {
+			a.c.peers.brief(ctx, m, s)
+			a.greet()
+		}
 	}
 	if req.GetLeave() != nil && a.sender.GetIncarnation() != a.c.peers.incarnation {
 		return func(ctx context.Context, a *answering) {
@@ -299,6 +307,11 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Purged{Purged: &shoalpb.Purged{Behind: behind}}})
 	}
 	return nil
+}
+
+// greet answers a Hello.
+func (a *answering) greet() {
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender)}})
 }
 
 // send sends reply, which is the whole answer unless it is a Loading.

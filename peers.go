@@ -94,7 +94,7 @@ const firstRetry, lastProbe, lastRetry = 100 * time.Millisecond, time.Second, 10
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
 	// Before it was there, this process owned nothing.
-	birth := formerView{view{self: -1}, newRollCall()}
+	birth := formerView{view{self: -1}, newRollCall(), 0}
 	birth.after.end(p.clock.now())
 	close(birth.after.taken)
 	p.view.Store(&view{self: -1, alone: true, former: []formerView{birth}})
@@ -442,8 +442,16 @@ func (p *peers) ready(ctx context.Context, mustTakeOver func() bool) error {
 	return err
 }
 
-// parts takes out of the view a member that leaves.
+// parts takes out of the view a member that leaves. From a stranger, which has had keys by its own view, it only takes over.
 func (p *peers) parts(ctx context.Context, incarnation uint64) {
+	if s := p.known.stranger(incarnation, p.clock.now()); s != nil && p.pulls != nil {
+		p.repairing.Add(1)
+		go func() {
+			defer p.repairing.Add(-1)
+			some := []*peer{s}
+			p.pulls(p.life, &takeover{some, some, p.clock.now() + p.window}, nil)
+		}()
+	}
 	p.forgets(incarnation, math.MaxUint64)
 	if p.parting == nil {
 		return
@@ -457,8 +465,9 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 	}
 }
 
-// leave stops looking for peers, and makes this process one that owns nothing, once the others know.
-func (p *peers) leave(ctx context.Context) error {
+// leave stops looking for peers, and makes this process one that owns nothing, once the others know. It returns those to whom
+// its keys go.
+func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
 	p.stop()
 	stopped := make(chan struct{})
 	go func() {
@@ -468,17 +477,26 @@ func (p *peers) leave(ctx context.Context) error {
 	select {
 	case <-stopped:
 	case <-ctx.Done():
-		return fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
+		return nil, fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
 	}
-	others := p.heirs()
-	if p.view.Load().self >= 0 { // until they have heard, they ask this process, which answers
+	told := make(map[*peer]bool)
+	for news := p.view.Load().self >= 0; news; { // until they have heard, they ask this process, which answers
+		news = false
 		var wg sync.WaitGroup
 		must, may := p.everybody()
 		for _, m := range slices.Concat(must, may) {
-			wg.Go(func() { p.goodbye(ctx, m) }) // who does not answer finds out
+			if !told[m] { // it may have come while others were told
+				told[m], news = true, true
+				wg.Go(func() { p.goodbye(ctx, m) }) // who does not answer finds out
+			}
 		}
 		wg.Wait()
 	}
-	p.swap(others, false)
-	return nil
+	heirs = p.heirs()
+	peers := p.others()
+	if len(peers) == 0 {
+		peers = heirs
+	}
+	p.swap(peers, false)
+	return heirs, nil
 }

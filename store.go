@@ -47,8 +47,8 @@ type engine interface {
 	// retain drops every entry for whose key keep is false.
 	retain(keep func(key string) bool)
 	// walk calls each for entries, the more useful first, until it returns false, or a little longer, from where an earlier walk
-	// has ended, or 0. It returns where the next begins, or that nothing is left. Some may be missed, or come twice; of most of
-	// these again says so.
+	// has ended, or 0. It returns where the next begins, or that nothing is left. Some may be missed, or come twice; where an
+	// engine knows that most likely, again says so.
 	walk(from uint64, each func(key string, e entry, again bool) bool) (next uint64, more bool)
 	// setMax changes the budget, and evicts until it is kept.
 	setMax(n int64)
@@ -142,12 +142,6 @@ func (s *store) peek(key string) (entry, bool) {
 }
 
 func (s *store) isFrozen(key string) bool { return (s.replicas || s.frozen.Load()) && !s.serves(key) }
-
-// hasSince reports whether there is an entry of key, served or not, of that version or a later one.
-func (s *store) hasSince(key string, version uint64) bool {
-	e, ok := s.engine.peek(key)
-	return ok && e.version >= version
-}
 
 // adopt keeps e, with its version, if there is nothing of key, or, if versions decide, nothing as new.
 func (s *store) adopt(key string, value []byte, e entry, versions bool) (cost int64) {

@@ -34,6 +34,7 @@ type view struct {
 type formerView struct {
 	view            // without former ones of its own
 	after *rollCall // the greeting after its end
+	ended time.Duration
 }
 
 // isOpen reports whether the window is open that opened with the end of f.
@@ -87,6 +88,12 @@ func (v *view) find(id string) (int, bool) {
 	return slices.BinarySearchFunc(v.members, id, func(p *peer, id string) int { return strings.Compare(p.ID, id) })
 }
 
+// has reports whether p, and no other process in its place, is a member.
+func (v *view) has(p *peer) bool {
+	i, ok := v.find(p.ID)
+	return ok && v.members[i].incarnation == p.incarnation
+}
+
 // newlyMine returns the last of the views within the last window in which key, which is this process's, was not; or nil.
 func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
 	for i := len(v.former) - 1; i >= 0; i-- {
@@ -129,19 +136,15 @@ func (v *view) ungreeted(key string) *rollCall {
 	return nil
 }
 
-// isWarming reports whether a window is open.
-func (p *peers) isWarming(v *view, now time.Duration) bool {
+// warmingSince returns when the first of the windows opened that are open, or the beginning if none is.
+func (p *peers) warmingSince() time.Duration {
+	v, now := p.view.Load(), p.clock.now()
 	for i := range v.former {
-		if v.former[i].isOpen(now, p.window) {
-			return true
+		if f := &v.former[i]; f.isOpen(now, p.window) {
+			return f.ended
 		}
 	}
-	return false
-}
-
-// hadOthers reports whether this process has been one of several within the last window.
-func (v *view) hadOthers() bool {
-	return slices.ContainsFunc(v.former, func(f formerView) bool { return f.self >= 0 && len(f.members) > 1 })
+	return 0
 }
 
 // swap makes members, which are in the order of their IDs, the view.
@@ -181,7 +184,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 			v.former = append(v.former, f)
 		}
 	}
-	last := formerView{*old, newRollCall()}
+	last := formerView{*old, newRollCall(), v.since}
 	last.former = nil
 	last.alone = false // with nobody there, nobody told this process of writes: it owned nothing that it may keep acting on
 	v.former = append(v.former, last)
@@ -263,22 +266,17 @@ func (p *peers) others() []*peer {
 	return others
 }
 
-// heirs returns to whom keys go when this process leaves: the other members, and strangers who answer. These own keys by their
-// own views: they may be there for so short a time that this process has not seen them listed.
+// heirs returns to whom keys may go when this process leaves: the other members, and strangers. These own keys by their own
+// views: they may be there for so short a time that this process has not seen them listed.
 func (p *peers) heirs() []*peer {
 	heirs := p.others()
 	for _, s := range p.known.strangers(p.clock.now()) {
-		i := slices.IndexFunc(heirs, func(m *peer) bool { return m.ID == s.ID })
-		switch {
-		case s.counts.breaker.open.Load() || s.ID == p.self.ID:
-		case i < 0:
+		if !s.counts.breaker.open.Load() && s.ID != p.self.ID {
 			heirs = append(heirs, s)
-		case heirs[i].counts.breaker.open.Load(): // it has been replaced
-			heirs[i] = s
 		}
 	}
 	slices.SortFunc(heirs, func(a, b *peer) int { return strings.Compare(a.ID, b.ID) })
-	return heirs
+	return slices.CompactFunc(heirs, func(a, b *peer) bool { return a.ID == b.ID && a.incarnation == b.incarnation })
 }
 
 // everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who

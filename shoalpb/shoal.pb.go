@@ -1634,6 +1634,7 @@ type Pull struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cursor        uint64                 `protobuf:"varint,1,opt,name=cursor,proto3" json:"cursor,omitempty"`                     // where the last answer has ended; 0: nowhere
 	MaxBytes      int64                  `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // of the answer, about
+	Without       bool                   `protobuf:"varint,3,opt,name=without,proto3" json:"without,omitempty"`                   // the sender sees others than the process that it asks, and has pulled nothing before it did
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1682,12 +1683,19 @@ func (x *Pull) GetMaxBytes() int64 {
 	return 0
 }
 
+func (x *Pull) GetWithout() bool {
+	if x != nil {
+		return x.Without
+	}
+	return false
+}
+
 type Pulled struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // without a value: it is there, at the version, and most likely has come already
-	Cursor        uint64                 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"`  // where to go on
-	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`      // there is more
-	Wait          bool                   `protobuf:"varint,4,opt,name=wait,proto3" json:"wait,omitempty"`      // this process does not take the sender for the owner of anything yet
+	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	Cursor        uint64                 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"` // where to go on
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`     // there is more
+	Wait          bool                   `protobuf:"varint,4,opt,name=wait,proto3" json:"wait,omitempty"`     // this process does not take the sender for the owner of anything yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1755,7 +1763,7 @@ type Entry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value         *Value                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Version       uint64                 `protobuf:"fixed64,3,opt,name=version,proto3" json:"version,omitempty"` // of a Replicate's, or where there is no value
+	Version       uint64                 `protobuf:"fixed64,3,opt,name=version,proto3" json:"version,omitempty"` // of a Replicate's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3164,10 +3172,11 @@ const file_shoal_proto_rawDesc = "" +
 	"\x04held\x18\x01 \x01(\bR\x04held\",\n" +
 	"\x04Peek\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
-	"\x04hold\x18\x02 \x01(\bR\x04hold\";\n" +
+	"\x04hold\x18\x02 \x01(\bR\x04hold\"U\n" +
 	"\x04Pull\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\x04R\x06cursor\x12\x1b\n" +
-	"\tmax_bytes\x18\x02 \x01(\x03R\bmaxBytes\"s\n" +
+	"\tmax_bytes\x18\x02 \x01(\x03R\bmaxBytes\x12\x18\n" +
+	"\awithout\x18\x03 \x01(\bR\awithout\"s\n" +
 	"\x06Pulled\x12)\n" +
 	"\aentries\x18\x01 \x03(\v2\x0f.shoal.v1.EntryR\aentries\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\x04R\x06cursor\x12\x12\n" +
