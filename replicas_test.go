@@ -383,6 +383,46 @@ func TestOldWritesAreHandedOver(t *testing.T) {
 	})
 }
 
+// A write that nobody has taken leaves what was there, at the owner and at replicas.
+func TestWriteThatIsNotTakenLeavesWhatWasThere(t *testing.T) {
+	for _, owners := range []int{1, 2} {
+		t.Run(fmt.Sprint(owners, " owners"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: owners})
+				keys := allOwnedBy(f.Cluster, 0, 60)
+				for _, key := range keys {
+					must(t, f.groups[0].Set(t.Context(), key, "value"))
+				}
+				f.calm(t)
+				f.Partition([]int{0}, []int{1, 2})
+				first := ownedBy(f.Cluster, 0, 1000)
+				if err := f.groups[1].Set(t.Context(), first, "new"); err == nil {
+					t.Error("a Set has succeeded whose owner is cut off")
+				}
+				for i, key := range keys {
+					err := f.groups[1].Set(t.Context(), key, "new")
+					if i%2 == 0 {
+						err = f.groups[1].Remove(t.Context(), key)
+					}
+					if err == nil {
+						t.Errorf("a write of %q has succeeded whose owner is cut off", key)
+					}
+				}
+				if owners == 2 {
+					if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+						t.Errorf("%d of 60 are lost where the owner is cut off", n)
+					}
+				}
+				f.Heal()
+				time.Sleep(time.Minute)
+				if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
+					t.Errorf("%d of 60 are lost", n)
+				}
+			})
+		})
+	}
+}
+
 // More than comes with one Pull.
 func TestManyEntriesAreHandedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -43,6 +43,7 @@ type accepted struct {
 	now      entry    // … and what they must have of it,
 	gone     bool     // or that it is not there
 	err      error    // why it was not done
+	left     bool     // … and nothing is dropped for it
 }
 
 func (g *group) set(ctx context.Context, key string, data []byte, ttl time.Duration) error {
@@ -178,7 +179,7 @@ func (w *writing) here(ctx context.Context) {
 				w.errs = append(w.errs, fmt.Errorf("%s %.80q in group %q: %w", opName(w.op), c.key, w.g.name, err))
 			}
 		} else {
-			w.g.drop(c.key, w.version, false)
+			w.g.drop(c.key, w.version, w.g.getter == nil) // without a getter, what this process keeps may be the last there is
 		}
 		if owner != nil {
 			w.elsewhere[owner] = append(w.elsewhere[owner], i)
@@ -191,18 +192,26 @@ func (w *writing) here(ctx context.Context) {
 // fail takes note that the change of index i did not reach its owner.
 func (w *writing) fail(i int, owner *peer, err error) {
 	// A counter that could not be reached is left alone: to drop it would lose what others have added. Its copies end
-	// with their leases.
-	isAdd := w.op == shoalpb.Write_ADD
-	w.done[i] = accepted{version: w.version, all: !isAdd, err: err}
+	// with their leases. So is what cannot be loaded, where nobody has taken the write: it is no older than before.
+	left := w.g.getter == nil && isNotDone(err)
+	leave := left || w.op == shoalpb.Write_ADD
+	w.done[i] = accepted{version: w.version, all: !leave, left: left, err: err}
 	if owner == nil {
 		w.blame(new(peer), i, false, err)
 		return
 	}
 	w.blame(owner, i, false, err)
-	if _, ok := errors.AsType[*notOwner](err); !ok && !isAdd {
+	if _, ok := errors.AsType[*notOwner](err); !ok && !leave {
 		w.done[i].acceptor = owner // which is told later
 		w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
 	}
+}
+
+// isNotDone reports whether err says for sure that a write has not been taken: it was not sent, or refused.
+func isNotDone(err error) bool {
+	_, refused := errors.AsType[*refusedError](err)
+	_, elsewhere := errors.AsType[*notOwner](err)
+	return refused || elsewhere || errors.Is(err, errSilent) || errors.Is(err, errBusy) || errors.Is(err, errNoOwner)
 }
 
 // blame adds to the errors what p has not done.
@@ -390,6 +399,9 @@ func (w *writing) tell(ctx context.Context) {
 	}
 	for i, change := range w.changes { // for the fetches that were answered meanwhile
 		d := w.done[i]
+		if d.left {
+			continue
+		}
 		keeps := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.incarnation == w.g.cache.peers.incarnation })
 		w.g.drop(change.key, d.version, keeps || w.acceptor(i) == w.g.cache.peers.incarnation)
 	}
