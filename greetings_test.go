@@ -563,3 +563,61 @@ func TestQuietStrangerIsToldOfWritesForAnyTime(t *testing.T) {
 		want(t, f, 0, key, "new")
 	})
 }
+
+// Of history 10: b has taken a write while it was alone, and a, which has something older, greets it before b sees a.
+func TestWhoGreetsIsToldWhatWasWrittenBefore(t *testing.T) {
+	for name, alone := range map[string]time.Duration{"young": time.Second, "old": 20 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				f := newFleet(t, 3, nil, s.get, nil)
+				f.Kill(0)
+				f.See(0, 0)
+				f.See(1, 1, 2)
+				f.See(2, 1, 2)
+				f.join(0, s.get, nil)
+				time.Sleep(alone)
+				key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 1 })
+				s.set(key, "old")
+				want(t, f, 0, key, "old")
+				s.set(key, "new")
+				must(t, f.groups[1].Set(t.Context(), key, "new"))
+				f.See(0, 0, 1, 2)
+				want(t, f, 0, key, "new")
+				time.Sleep(time.Minute)
+				want(t, f, 0, key, "new")
+				want(t, f, 1, key, "new")
+			})
+		})
+	}
+}
+
+// Of history 8: c has been told of a write just before its window opens, and the one that leaves has not been yet.
+func TestWhatWasToldBeforeTheWindowIsNotTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		f.See(0, 0, 1, 2)
+		f.See(1, 0, 1) // lags
+		f.See(2, 0, 1, 2)
+		key := keyWhere(func(key string) bool {
+			return f.Owner(key) == 0 && ownerAmong(key, 0, 1) == 0 && ownerAmong(key, 1, 2) == 2
+		})
+		time.Sleep(3 * time.Minute)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		f.Delay(0, 2, 300*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(20 * time.Millisecond)
+		s.set(key, "new")
+		f.Delay(1, 0, 400*time.Millisecond)
+		wg.Go(func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		time.Sleep(270 * time.Millisecond) // the leave arrives
+		f.Delay(0, 2, 0)
+		wg.Wait()
+		time.Sleep(2 * time.Second)
+		want(t, f, 2, key, "new")
+		want(t, f, 1, key, "new")
+	})
+}

@@ -114,8 +114,9 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 // Set makes v the value of key. After it has returned nil, no Get that starts later, on any peer, returns an older
 // value. Otherwise its error joins a [*PeerError] for each peer that did not confirm and will be told again: to forget
 // what it holds, as soon as it is heard of and every ten seconds at the latest. If that is the owner of the key, v may not
-// have been stored; in a group without a getter, set it again. In a group with a getter, change the source first. An
-// ended ctx ends the wait, not the write. That v takes more than an eighth of MaxBytes, and so is not kept, is no error:
+// have been stored; in a group without a getter, set it again: what was there may be gone, unless nobody can have taken the
+// write, which then changes nothing. In a group with a getter, change the source first. An ended ctx ends the wait, not the
+// write. That v takes more than an eighth of MaxBytes, and so is not kept, is no error:
 // GroupStats.Oversized counts it.
 //
 // A process that does not answer costs a write PeerTimeout if it owns the key, holds a copy, or must be told since the

@@ -218,23 +218,116 @@ func TestShutdownHandsOver(t *testing.T) {
 	})
 }
 
-// … though it has not seen them listed yet: they have greeted it.
+// … though it has not seen all of them listed yet, but been greeted, and the others have not even been that.
 func TestShutdownHandsOverToWhomItHasNotSeenListed(t *testing.T) {
+	for name, others := range map[string][]int{"alone": {0}, "among others": {0, 1, 2}} {
+		for _, dead := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", dead ", dead), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFleet[string](t, 4, nil, nil, nil)
+					f.Kill(3)
+					for _, i := range others {
+						f.See(i, others...)
+					}
+					f.See(3, append(others, 3)...)
+					time.Sleep(2 * time.Minute)
+					keys := setAll(t, f.groups[0], "k", 300, "value")
+					restart(t, f, 3, nil, nil)
+					time.Sleep(time.Second)
+					if dead {
+						f.Kill(3)
+					}
+					must(t, f.Cache(0).Shutdown(t.Context()))
+					time.Sleep(time.Second) // what it has said has arrived
+					f.Kill(0)
+					left := 3
+					for _, i := range others[1:] {
+						f.See(i, others[1:]...)
+						left = i
+					}
+					if left == 3 && dead {
+						return // there is nobody
+					}
+					f.See(3, 3)
+					if n := lostOf(t, f.groups[left], keys, "value"); n > 0 {
+						t.Errorf("%d of 300 are lost", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+// … and the last of two processes in the same place is the one that is meant.
+func TestShutdownHandsOverToTheLastInAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, 2, nil, upper, nil)
+		f := newFleet[string](t, 2, nil, nil, nil)
 		f.Kill(1)
 		f.See(0, 0)
-		for k := range 100 {
-			want(t, f, 0, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		keys := setAll(t, f.groups[0], "k", 100, "value")
+		for range 5 {
+			restart(t, f, 1, nil, nil)
+			time.Sleep(time.Second)
 		}
-		restart(t, f, 1, upper, nil) // it sees both
 		must(t, f.Cache(0).Shutdown(t.Context()))
-		synctest.Wait() // what it has said has arrived
+		time.Sleep(time.Second)
 		f.Kill(0)
-		for k := range 100 {
-			want(t, f, 1, fmt.Sprint("key ", k), fmt.Sprint("KEY ", k))
+		f.See(1, 1)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of 100 are lost", n)
 		}
-		f.wantLoads(t, 100)
+	})
+}
+
+// … and who comes while the others are told pulls too.
+func TestShutdownHandsOverToWhoComesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		f.Kill(2)
+		f.See(0, 0, 1)
+		f.See(1, 0, 1)
+		time.Sleep(2 * time.Minute)
+		keys := setAll(t, f.groups[0], "k", 300, "value")
+		f.Delay(0, 1, 300*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(10 * time.Millisecond)
+		wg.Go(func() { f.See(1, 0, 1, 2) })
+		restart(t, f, 2, nil, nil)
+		wg.Wait()
+		time.Sleep(time.Second)
+		f.Kill(0)
+		f.Heal()
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of 300 are lost", n)
+		}
+	})
+}
+
+// … and a pull that began before this process left, when less was to be had, begins anew.
+func TestPullsThatSpanALeaveBeginAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		value := strings.Repeat("v", 50_000)
+		keys := setAll(t, f.groups[0], "k", 200, value)
+		f.Delay(0, 1, 100*time.Millisecond)
+		f.Delay(1, 0, 100*time.Millisecond)
+		f.join(1, nil, nil)
+		var wg sync.WaitGroup
+		wg.Go(func() { f.See(0, 0, 1) })
+		time.Sleep(2 * time.Second)
+		must(t, f.Cache(0).Shutdown(t.Context()))
+		wg.Wait()
+		time.Sleep(time.Second)
+		f.Kill(0)
+		f.See(1, 1)
+		if n := lostOf(t, f.groups[1], keys, value); n > 0 {
+			t.Errorf("%d of 200 are lost", n)
+		}
 	})
 }
 

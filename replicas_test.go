@@ -451,14 +451,17 @@ func TestEntriesThatAreUsedMeanwhileAreHandedOver(t *testing.T) {
 		f.Delay(0, 1, 100*time.Millisecond)
 		f.join(1, nil, two)
 		go f.See(0, 0, 1)
-		for f.groups[1].Stats().Pulled == 0 {
-			time.Sleep(10 * time.Millisecond)
+		for range 100 {
+			if f.groups[1].Stats().Pulled == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
 		}
 		for _, key := range keys {
 			want(t, f, 0, key, value)
 		}
-		for f.Cache(1).Stats().Repairing {
-			time.Sleep(time.Second)
+		time.Sleep(time.Minute)
+		if f.Cache(1).Stats().Repairing {
+			t.Error("it is still being repaired")
 		}
 		f.Kill(0)
 		f.See(1, 1)
