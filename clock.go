@@ -12,21 +12,29 @@ import (
 //
 // A version is the time of day in its upper 48 bits, in units of 2^16 ns, or one more than the highest that has been
 // seen, in any message; and in the lower 16 the process, so that no two give the same. (A hybrid logical clock, after
-// Kulkarni et al., "Logical Physical Clocks", 2014.) Versions say in which order an owner took writes. Between processes
-// they decide only what a late message may drop in a group that has no getter.
+// Kulkarni et al., "Logical Physical Clocks", 2014.) The time of day is that of the fastest clock of which this process
+// has heard: so what two have written who cannot hear each other is in the order of time, but for what messages took before.
+// Versions say in which order an owner took writes. Between processes they decide only what a late message may drop, and
+// which of two values is kept, in a group that has no getter.
 type clock struct {
 	epoch time.Time
 	mark  uint64        // of this process, 16 bits
 	last  atomic.Uint64 // the highest time given or seen
+	ahead atomic.Uint64 // of this process's time of day is the fastest clock
 }
 
 func (c *clock) now() time.Duration { return time.Since(c.epoch) }
+
+// timeOfDay is that of the fastest clock, in the units of versions.
+func (c *clock) timeOfDay() uint64 { return ownTimeOfDay() + c.ahead.Load() }
+
+func ownTimeOfDay() uint64 { return uint64(time.Now().UnixNano()) >> 16 }
 
 // version returns one that is higher than all that have been given or seen.
 func (c *clock) version() uint64 {
 	for {
 		last := c.last.Load()
-		next := max(uint64(time.Now().UnixNano())>>16, last+1)
+		next := max(c.timeOfDay(), last+1)
 		if c.last.CompareAndSwap(last, next) {
 			return next<<16 | c.mark
 		}
@@ -35,8 +43,16 @@ func (c *clock) version() uint64 {
 
 // saw takes note of the clock of another process. A time of day centuries away is none, and is not followed.
 func (c *clock) saw(t uint64) {
-	for last := c.last.Load(); t > last && t < 1<<47; last = c.last.Load() {
-		if c.last.CompareAndSwap(last, t) {
+	last := c.last.Load()
+	if t <= last || t >= 1<<47 {
+		return
+	}
+	for t > last && !c.last.CompareAndSwap(last, t) {
+		last = c.last.Load()
+	}
+	own := ownTimeOfDay()
+	for ahead := c.ahead.Load(); t > own+ahead; ahead = c.ahead.Load() {
+		if c.ahead.CompareAndSwap(ahead, t-own) {
 			return
 		}
 	}

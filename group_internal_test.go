@@ -112,3 +112,30 @@ func TestHintOfALaterWriteOutlivesTheDeliveryOfAnEarlierOne(t *testing.T) {
 		t.Errorf("left: %+v, %d keys, %d bytes", of.owed, of.keys, of.size)
 	}
 }
+
+// Clocks may differ by any time: who has heard of one that is ahead goes on as that does.
+func TestVersionsAreByTheFastestClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ahead, behind := &clock{epoch: time.Now()}, &clock{epoch: time.Now()}
+		ahead.saw(ownTimeOfDay() + uint64(time.Hour)>>16)
+		heard := ahead.timeOfDay()
+		time.Sleep(time.Second) // on its way
+		behind.saw(heard)
+		for range 10 {
+			before := ahead.version()
+			time.Sleep(2 * time.Second)
+			after := behind.version()
+			if after <= before {
+				t.Errorf("version %d after %d", after, before)
+			}
+			time.Sleep(time.Second)
+			if next := ahead.version(); next <= after {
+				t.Errorf("version %d after %d", next, after)
+			}
+		}
+		behind.saw(1 << 47)
+		if v := behind.version(); v>>16 >= 1<<47 {
+			t.Errorf("a time centuries away was followed: %d", v)
+		}
+	})
+}

@@ -89,23 +89,23 @@ func socketPath(addr string) (string, bool) {
 
 // spoken is what one side of a wire has last told the other of itself.
 type spoken struct {
-	view  *view
-	clock uint64
+	view *view
+	last uint64 // version
 }
 
 // news says who this process is, if that is not what has been said, which it is then.
 func (c *Cache) news(s *spoken) *shoalpb.Sender {
-	v, clock := c.peers.view.Load(), c.clock.last.Load()
-	if s.view == v && s.clock == clock {
+	v, last := c.peers.view.Load(), c.clock.last.Load()
+	if s.view == v && s.last == last {
 		return nil
 	}
-	*s = spoken{v, clock}
+	*s = spoken{v, last}
 	return &shoalpb.Sender{
 		Id:          []byte(c.peers.self.ID),
 		Incarnation: c.peers.incarnation,
 		View:        v.digest,
 		Views:       v.number,
-		Clock:       clock,
+		Clock:       max(c.clock.timeOfDay(), last),
 	}
 }
 

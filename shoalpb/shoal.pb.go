@@ -764,7 +764,7 @@ type Sender struct {
 	Incarnation   uint64                 `protobuf:"fixed64,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // drawn at random when the process started
 	View          uint64                 `protobuf:"fixed64,3,opt,name=view,proto3" json:"view,omitempty"`               // digest of its view: equal digests, equal owners
 	Views         uint64                 `protobuf:"varint,5,opt,name=views,proto3" json:"views,omitempty"`              // how many it has had: of two digests the one of more is the later
-	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`              // the highest time it has seen in a version, in units of 2^16 ns
+	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`              // the time of day by the fastest clock it has heard of, in units of 2^16 ns, or the highest in a version that it has seen
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -49,6 +49,8 @@ func (opts *options) invalid() error {
 	switch {
 	case opts.peers < 1 || opts.clients < 1 || opts.owners < 1:
 		return errors.New("-peers, -clients and -owners are 1 or more")
+	case opts.owners > opts.peers:
+		return fmt.Errorf("there are no %d -owners among %d -peers", opts.owners, opts.peers)
 	case opts.requests < 0 || opts.latency < 0 || opts.minReady < 0:
 		return errors.New("-requests, -latency and -min-ready are not negative")
 	case !(opts.writes >= 0 && opts.writes <= 1):
@@ -82,7 +84,7 @@ func main() {
 	var opts options
 	flag.IntVar(&opts.peers, "peers", 3, "`number` of processes that share the cache")
 	flag.IntVar(&opts.owners, "owners", 1, "`number` of peers that keep each product")
-	flag.IntVar(&opts.requests, "requests", 0, "`number` of requests; if 0, 60,000 or the whole trace")
+	flag.IntVar(&opts.requests, "requests", 0, "`number` of requests; if 0, 60,000 or the whole trace. In a -scenario they come again and again")
 	flag.IntVar(&opts.clients, "clients", 16, "`number` of requests on their way at once")
 	flag.Float64Var(&opts.writes, "writes", 0, "`share` of the requests through Shoal that are updates, from 0 to 1")
 	flag.StringVar(&opts.trace, "trace", "", "gzip `file` of requests to replay, a line each: key, or key and size in bytes")
@@ -95,11 +97,10 @@ func main() {
 	flag.Parse()
 	err := opts.invalid()
 	if flag.NArg() > 0 {
-		err = fmt.Errorf("%q is no flag", flag.Arg(0))
+		err = fmt.Errorf("%q is not expected: there are flags only", flag.Arg(0))
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		flag.Usage()
+		log.Printf("%v; -h lists the flags", err)
 		os.Exit(2)
 	}
 
