@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/shoalcache/shoal/shoalpb"
 	"github.com/shoalcache/shoal/singleflight"
