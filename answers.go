@@ -338,12 +338,7 @@ func (a *answering) write(ctx context.Context, w *shoalpb.Write) {
 			}
 		}
 		if done.all && answer.Peers == nil {
-			for _, p := range done.known {
-				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
-			}
-			for _, p := range done.past {
-				answer.Peers = append(answer.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr), Past: true})
-			}
+			answer.Peers = named(done.known, done.past)
 		}
 		answer.Results[i] = r
 	}

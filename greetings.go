@@ -7,6 +7,7 @@ package shoal
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -314,17 +315,23 @@ func (c *Cache) introduction() *shoalpb.Hello {
 
 // answerTo is the introduction to a process that greets, and names to it whom it may not know.
 func (c *Cache) answerTo(greeter *shoalpb.Sender) *shoalpb.Hello {
-	h, v := c.introduction(), c.peers.view.Load()
-	name := func(p *peer) {
-		h.Peers = append(h.Peers, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr)})
-	}
-	if greeter.GetView() != v.digest { // else it has the same
-		for _, m := range v.members {
-			name(m)
-		}
-	}
-	for _, p := range c.peers.past(c.clock.now()) {
-		name(p)
-	}
+	h := c.introduction()
+	h.Peers = c.unknownTo(greeter)
 	return h
+}
+
+// unknownTo names those whom this process would tell of a write, and the sender of a message may not.
+func (c *Cache) unknownTo(sender *shoalpb.Sender) []*shoalpb.Peer {
+	must, may := c.peers.everybody()
+	if v := c.peers.view.Load(); sender.GetView() == v.digest { // it has the same
+		must = slices.DeleteFunc(must, v.has)
+	}
+	return named(must, may)
+}
+
+func named(must, may []*peer) (all []*shoalpb.Peer) {
+	for i, p := range slices.Concat(must, may) {
+		all = append(all, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr), Past: i >= len(must)})
+	}
+	return all
 }

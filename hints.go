@@ -163,7 +163,7 @@ func (h *hints) tell(ctx context.Context, of *hint, to *peer) bool {
 
 func (h *hints) tellGroup(ctx context.Context, g *group, o owed, to *peer) bool {
 	if o.purges > 0 {
-		ahead, err := h.cache.purge(ctx, to, g)
+		ahead, _, _, err := h.cache.purge(ctx, to, g)
 		if err != nil {
 			return false
 		}

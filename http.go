@@ -304,7 +304,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		return func(_ context.Context, a *answering) { a.pull(op.Pull) }
 	case *shoalpb.Request_Purge:
 		behind := !emptied && !a.group.generation.is(req.GetGeneration())
-		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Purged{Purged: &shoalpb.Purged{Behind: behind}}})
+		a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Purged{Purged: &shoalpb.Purged{Behind: behind, Peers: a.c.unknownTo(a.sender)}}})
 	}
 	return nil
 }

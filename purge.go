@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -106,26 +105,7 @@ const purgeTurns = 10
 // ahead, who might take another purge for this one.
 func (g *group) purgeAll(ctx context.Context) error {
 	for turn := 0; ; turn++ {
-		var (
-			mu     sync.Mutex // guards what follows
-			behind bool
-			errs   []error
-			wg     sync.WaitGroup
-		)
-		members, past := g.cache.peers.everybody()
-		for i, p := range slices.Concat(members, past) {
-			wg.Go(func() {
-				ahead, err := g.cache.purge(ctx, p, g)
-				mu.Lock()
-				defer mu.Unlock()
-				behind = behind || ahead
-				if err != nil && i < len(members) {
-					g.cache.hints.keepPurge(g, p)
-					errs = append(errs, &PeerError{Peer: p.Peer, Op: "purge", Err: fmt.Errorf("group %q: %w", g.name, err)})
-				}
-			})
-		}
-		wg.Wait()
+		behind, errs := g.tellPurge(ctx)
 		if behind && turn == purgeTurns {
 			errs = append(errs, fmt.Errorf("purge of group %q: others purge without end", g.name))
 			behind = false
@@ -135,4 +115,43 @@ func (g *group) purgeAll(ctx context.Context) error {
 		}
 		g.goOn()
 	}
+}
+
+// tellPurge tells everybody of the generation, and whom they name, and reports whether somebody was ahead.
+func (g *group) tellPurge(ctx context.Context) (behind bool, errs []error) {
+	var (
+		peers = &g.cache.peers
+		wg    sync.WaitGroup
+		mu    sync.Mutex // guards told, behind and errs
+		told  = map[[2]string]bool{}
+		tell  func(all []*peer, must bool)
+	)
+	tell = func(all []*peer, must bool) {
+		for _, p := range all {
+			at := [2]string{p.ID, p.Addr}
+			if p.ID == peers.self.ID || told[at] {
+				continue
+			}
+			told[at] = true
+			wg.Go(func() {
+				ahead, known, past, err := g.cache.purge(ctx, peers.now(p), g)
+				mu.Lock()
+				defer mu.Unlock()
+				behind = behind || ahead
+				tell(known, true)
+				tell(past, false)
+				if err != nil && must {
+					g.cache.hints.keepPurge(g, p)
+					errs = append(errs, &PeerError{Peer: p.Peer, Op: "purge", Err: fmt.Errorf("group %q: %w", g.name, err)})
+				}
+			})
+		}
+	}
+	must, may := peers.everybody()
+	mu.Lock()
+	tell(must, true)
+	tell(may, false)
+	mu.Unlock()
+	wg.Wait()
+	return behind, errs
 }

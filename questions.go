@@ -253,14 +253,7 @@ func (c *Cache) write(ctx context.Context, p *peer, g *group, op shoalpb.Write_O
 		if answer == nil || len(answer.Results) != len(indexes) {
 			return unexpected(reply)
 		}
-		var known, past []*peer
-		for _, k := range answer.Peers {
-			if p := c.peers.named(k.Id, k.Addr); k.Past {
-				past = append(past, p)
-			} else {
-				known = append(known, p)
-			}
-		}
+		known, past := c.peers.allNamed(answer.Peers)
 		for _, r := range answer.Results {
 			d := accepted{version: r.Version, acceptor: p, sum: r.Sum, holders: c.holders(r.Holders), all: r.All}
 			if d.all {
@@ -340,20 +333,21 @@ func (c *Cache) dropAll(ctx context.Context, p *peer, g *group) error {
 	return err
 }
 
-// purge tells p the generation of g, and reports whether p was ahead of it.
-func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, err error) {
+// purge tells p the generation of g, and reports whether p was ahead of it, and whom else p would tell.
+func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, known, past []*peer, err error) {
 	err = c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Purge{Purge: &shoalpb.Purge{}}}, 0, func(reply *shoalpb.Reply) error {
 		purged := reply.GetPurged()
 		if purged == nil {
 			return unexpected(reply)
 		}
 		ahead = purged.Behind
+		known, past = c.peers.allNamed(purged.Peers)
 		return nil
 	})
 	if holdsNothing(err) {
-		return false, nil
+		err = nil
 	}
-	return ahead, err
+	return ahead, known, past, err
 }
 
 // peek asks p for what it holds of key, which it does not own if hold is false, and returns that with its version; 0: nothing. If

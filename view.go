@@ -340,6 +340,18 @@ func (p *peers) named(id, addr []byte) *peer {
 	return &peer{Peer: Peer{ID: string(id), Addr: string(addr)}, counts: new(peerCounts)}
 }
 
+// allNamed returns those whom another process has named: whom it must tell of a write, and whom it may.
+func (p *peers) allNamed(all []*shoalpb.Peer) (must, may []*peer) {
+	for _, m := range all {
+		if named := p.named(m.Id, m.Addr); m.Past {
+			may = append(may, named)
+		} else {
+			must = append(must, named)
+		}
+	}
+	return must, may
+}
+
 // now returns the member or stranger that is where p was, under its ID, or else p.
 func (p *peers) now(m *peer) *peer {
 	v := p.view.Load()

@@ -1223,3 +1223,23 @@ func TestPurgeIsHeardOfInAnAnswer(t *testing.T) {
 		}
 	})
 }
+
+// Who purges is told of those whom others know.
+func TestPurgeReachesWhomOnlyOthersKnow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 3, nil, s.get, nil)
+		f.Kill(1)
+		f.See(1, 0, 1)
+		f.See(0, 0)
+		f.See(2, 0) // its client
+		time.Sleep(5 * time.Minute)
+		restart(t, f, 1, s.get, nil)
+		key := keyWhere(func(key string) bool { return ownerAmong(key, 0, 1) == 1 })
+		s.set(key, "old")
+		want(t, f, 1, key, "old")
+		s.set(key, "new")
+		must(t, f.groups[2].Purge(t.Context()))
+		want(t, f, 1, key, "new")
+	})
+}

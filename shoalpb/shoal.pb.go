@@ -2894,6 +2894,7 @@ func (*Purge) Descriptor() ([]byte, []int) {
 type Purged struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Behind        bool                   `protobuf:"varint,1,opt,name=behind,proto3" json:"behind,omitempty"` // the process that answers had a later generation: who purges must go above it
+	Peers         []*Peer                `protobuf:"bytes,2,rep,name=peers,proto3" json:"peers,omitempty"`    // whom it would tell of a write, and the other side may not know
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2933,6 +2934,13 @@ func (x *Purged) GetBehind() bool {
 		return x.Behind
 	}
 	return false
+}
+
+func (x *Purged) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
 }
 
 // Refused says why a request was not answered.
@@ -3256,9 +3264,10 @@ const file_shoal_proto_rawDesc = "" +
 	"\x04keys\x18\x01 \x03(\v2\x11.shoal.v1.HoldersR\x04keys\"5\n" +
 	"\aHolders\x12*\n" +
 	"\aholders\x18\x01 \x03(\v2\x10.shoal.v1.HolderR\aholders\"\a\n" +
-	"\x05Purge\" \n" +
+	"\x05Purge\"F\n" +
 	"\x06Purged\x12\x16\n" +
-	"\x06behind\x18\x01 \x01(\bR\x06behind\"\xb4\x02\n" +
+	"\x06behind\x18\x01 \x01(\bR\x06behind\x12$\n" +
+	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xb4\x02\n" +
 	"\aRefused\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.shoal.v1.Refused.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x19\n" +
@@ -3401,12 +3410,13 @@ var file_shoal_proto_depIdxs = []int32{
 	35, // 52: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
 	37, // 53: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
 	33, // 54: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	1,  // 55: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	32, // 55: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
+	1,  // 56: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
