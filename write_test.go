@@ -1231,8 +1231,8 @@ func TestPurgeReachesWhomOnlyOthersKnow(t *testing.T) {
 		f := newFleet(t, 3, nil, s.get, nil)
 		f.Kill(1)
 		f.See(1, 0, 1)
+		f.See(2, 0) // a client
 		f.See(0, 0)
-		f.See(2, 0) // its client
 		time.Sleep(5 * time.Minute)
 		restart(t, f, 1, s.get, nil)
 		key := keyWhere(func(key string) bool { return ownerAmong(key, 0, 1) == 1 })
