@@ -129,10 +129,10 @@ func (g *group) tellPurge(ctx context.Context) (behind bool, errs []error) {
 	tell = func(all []*peer, must bool) {
 		for _, p := range all {
 			at := [2]string{p.ID, p.Addr}
-			if p.ID == peers.self.ID || told[at] {
+			if as, already := told[at]; p.ID == peers.self.ID || already && (as || !must) {
 				continue
 			}
-			told[at] = true
+			told[at] = must // else once more, for it may have been another process that was silent
 			wg.Go(func() {
 				ahead, known, past, err := g.cache.purge(ctx, peers.now(p), g)
 				mu.Lock()
