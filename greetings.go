@@ -20,6 +20,7 @@ type met struct {
 	*peer
 	uptime time.Duration
 	owns   bool   // keys, by its own view
+	acted  bool   // it has owned some lately by a view without this process
 	views  uint64 // how many it had had, which says what of it is the later word
 	names  []Peer // who may own keys, by views it has had
 }
@@ -91,8 +92,14 @@ func (p *peers) callRoll(ctx context.Context, old, v *view, r *rollCall) {
 
 // meets takes note of a process that has said of itself who it is.
 func (p *peers) meets(m met) {
+	if m.incarnation == p.incarnation {
+		return
+	}
 	v := p.view.Load()
-	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation || m.incarnation == p.incarnation {
+	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
+		if m.acted {
+			v.members[i].counts.keepsUntil.Store(int64(p.clock.now() + p.window))
+		}
 		return
 	}
 	if !m.owns || m.Addr == "" {
@@ -300,12 +307,13 @@ func (p *peers) brief(ctx context.Context, m met, s *stranger) {
 	}
 }
 
-// introduction is what this process says of itself to whom it greets, and who greets it.
-func (c *Cache) introduction() *shoalpb.Hello {
+// introduction is what this process says of itself to whom it greets, and who greets it, at the address to.
+func (c *Cache) introduction(to string) *shoalpb.Hello {
 	self := &c.peers.self
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
 		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
+		Acted: c.peers.hasActedWithout(to),
 	}
 	for _, g := range c.allGroups() {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})
@@ -313,9 +321,9 @@ func (c *Cache) introduction() *shoalpb.Hello {
 	return h
 }
 
-// answerTo is the introduction to a process that greets, and names to it whom it may not know.
-func (c *Cache) answerTo(greeter *shoalpb.Sender) *shoalpb.Hello {
-	h := c.introduction()
+// answerTo is the introduction to a process that greets from an address, and names to it whom it may not know.
+func (c *Cache) answerTo(greeter *shoalpb.Sender, addr string) *shoalpb.Hello {
+	h := c.introduction(addr)
 	h.Peers = c.unknownTo(greeter)
 	return h
 }

@@ -248,7 +248,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		}
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
-		m := met{owns: hello.GetOwns(), views: a.sender.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
+		m := met{owns: hello.GetOwns(), acted: hello.GetActed(), views: a.sender.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
 			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr, Zone: string(hello.GetZone()), Weight: hello.GetWeight()},
 			incarnation: a.sender.GetIncarnation(),
 		}}
@@ -257,12 +257,12 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.c.meet(hello.GetGroups())
 		s := a.c.peers.known.untold(m.incarnation)
 		if s == nil {
-			a.greet()
+			a.greet(addr)
 			return nil
 		}
 		return func(ctx context.Context, a *answering) {
 			a.c.peers.brief(ctx, m, s)
-			a.greet()
+			a.greet(addr)
 		}
 	}
 	if req.GetLeave() != nil && a.sender.GetIncarnation() != a.c.peers.incarnation {
@@ -309,9 +309,9 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	return nil
 }
 
-// greet answers a Hello.
-func (a *answering) greet() {
-	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender)}})
+// greet answers a Hello from an address.
+func (a *answering) greet(addr string) {
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender, addr)}})
 }
 
 // send sends reply, which is the whole answer unless it is a Loading.

@@ -19,7 +19,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	k := c.newCall(c.lineTo(addr), nil, nil, 0)
 	defer k.end()
 	k.alone = true
-	k.req.Op = &shoalpb.Request_Hello{Hello: c.introduction()}
+	k.req.Op = &shoalpb.Request_Hello{Hello: c.introduction(addr)}
 	reply, err := k.next(ctx)
 	if err != nil {
 		return m, err
@@ -33,7 +33,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	}
 	c.meet(h.GetGroups())
 	c.hints.heard(string(s.GetId()))
-	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, views: s.GetViews(), peer: &peer{
+	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: h.Acted, views: s.GetViews(), peer: &peer{
 		Peer:        Peer{ID: cmp.Or(string(s.GetId()), addr), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
 		incarnation: s.GetIncarnation(),
 		counts:      new(peerCounts),

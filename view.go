@@ -104,6 +104,17 @@ func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
 	return nil
 }
 
+// hasActedWithout reports whether this process has owned keys lately by a view in which nobody was at that address.
+func (p *peers) hasActedWithout(addr string) bool {
+	v, now := p.view.Load(), p.clock.now()
+	for i := range v.former {
+		if f := &v.former[i]; f.self >= 0 && f.isOpen(now, p.window) && !slices.ContainsFunc(f.members, func(m *peer) bool { return m.Addr == addr }) {
+			return true
+		}
+	}
+	return false
+}
+
 // newKeepers reports whether others were to keep key, which is this process's, in a view within the last window.
 func (p *peers) newKeepers(v *view, key string, n int, now time.Duration) bool {
 	if n == 1 || len(v.former) == 0 {
@@ -367,11 +378,12 @@ func (p *peers) now(m *peer) *peer {
 }
 
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
-// lately, or somebody sees other owners, or did less than a lease ago.
+// lately, or somebody sees other owners, or did less than a lease ago, or did not see this process lately.
 func (p *peers) tellAll(key string, n int) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i, m := range v.members {
-		if i != v.self && m.counts.shown.Load() != v.digest && !m.counts.breaker.open.Load() {
+		differs := m.counts.shown.Load() != v.digest || int64(now) < m.counts.keepsUntil.Load()
+		if i != v.self && differs && !m.counts.breaker.open.Load() {
 			return true
 		}
 	}

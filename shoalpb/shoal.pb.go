@@ -898,6 +898,7 @@ type Hello struct {
 	Owns          bool                   `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`     // it is among the members of its own view
 	Uptime        int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"` // since it started
 	Peers         []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`    // who may own keys by a view it has had lately, where the other side may not know them
+	Acted         bool                   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`   // it has owned keys lately by a view in which the other side was not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -979,6 +980,13 @@ func (x *Hello) GetPeers() []*Peer {
 		return x.Peers
 	}
 	return nil
+}
+
+func (x *Hello) GetActed() bool {
+	if x != nil {
+		return x.Acted
+	}
+	return false
 }
 
 // A Group is a group that its process has.
@@ -3128,7 +3136,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"\xc2\x01\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\xd8\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
@@ -3136,7 +3144,8 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06groups\x18\x04 \x03(\v2\x0f.shoal.v1.GroupR\x06groups\x12\x12\n" +
 	"\x04owns\x18\x05 \x01(\bR\x04owns\x12\x16\n" +
 	"\x06uptime\x18\x06 \x01(\x03R\x06uptime\x12$\n" +
-	"\x05peers\x18\a \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"Q\n" +
+	"\x05peers\x18\a \x03(\v2\x0e.shoal.v1.PeerR\x05peers\x12\x14\n" +
+	"\x05acted\x18\b \x01(\bR\x05acted\"Q\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
