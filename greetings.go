@@ -98,7 +98,7 @@ func (p *peers) meets(m met) {
 	v := p.view.Load()
 	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
 		if m.acted {
-			v.members[i].counts.keepsUntil.Store(int64(p.clock.now() + p.window))
+			v.members[i].counts.keepsUntil.Store(int64(p.clock.now() + p.window/2)) // as long as what is frozen there
 		}
 		return
 	}

@@ -312,9 +312,32 @@ func TestFrozenEntriesOfOneThatLaggedDoNotComeBack(t *testing.T) {
 		f.See(0, 0, 1)
 		f.groups[1].Get(t.Context(), ownedBy(f.Cluster, 0, 1)) // hears that it agrees now
 		time.Sleep(12 * time.Second)
+		if n := f.groups[0].Stats().Entries; n != 0 {
+			t.Errorf("%d entries are still frozen", n)
+		}
 		s.set(key, "new")
-		f.wantExchanges(t, "calm", 0, func() { must(t, f.groups[1].Set(t.Context(), key, "new")) })
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
 		f.See(0, 0)
+		want(t, f, 0, key, "new")
+	})
+}
+
+// Of history 11: b owns a key for as long as it does not see a, which owns it all the time, and freezes what it has loaded.
+func TestWhatAnotherHasOwnedMeanwhileIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		key := ownedBy(f.Cluster, 0, 0)
+		time.Sleep(5 * time.Minute)
+		f.See(1, 1)
+		s.set(key, "old")
+		want(t, f, 1, key, "old")
+		f.See(1, 0, 1)
+		time.Sleep(10 * time.Second)
+		s.set(key, "new")
+		must(t, f.groups[0].Set(t.Context(), key, "new"))
+		f.See(0, 0, 1)
+		restart(t, f, 0, s.get, nil)
 		want(t, f, 0, key, "new")
 	})
 }

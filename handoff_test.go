@@ -279,6 +279,44 @@ func TestShutdownHandsOverToTheLastInAPlace(t *testing.T) {
 	})
 }
 
+// … and to whom does not see it listed.
+func TestShutdownHandsOverToWhoDoesNotSeeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		time.Sleep(2 * time.Minute)
+		restart(t, f, 1, nil, nil)
+		keys := allOwnedBy(f.Cluster, 1, 100)
+		for _, key := range keys {
+			must(t, f.groups[1].Set(t.Context(), key, "value"))
+		}
+		must(t, f.Cache(1).Shutdown(t.Context()))
+		time.Sleep(time.Second) // what it has said has arrived
+		f.Kill(1)
+		if n := lostOf(t, f.groups[0], keys, "value"); n > 0 {
+			t.Errorf("%d of 100 are lost", n)
+		}
+	})
+}
+
+// … and goes on to ask those, by their weights.
+func TestWhoHasLeftAsksWhomItHasNotSeenListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, &shoal.Options{Weight: 2, Zone: "zone"}, nil, nil)
+		f.Kill(1)
+		f.See(0, 0)
+		restart(t, f, 1, nil, nil)
+		must(t, f.Cache(0).Shutdown(t.Context()))
+		f.See(1, 1)
+		must(t, f.groups[1].Set(t.Context(), "key", "value"))
+		want(t, f, 0, "key", "value")
+		if peers := f.Cache(0).Peers(); len(peers) != 1 || peers[0].Weight != 2 || peers[0].Zone != "zone" {
+			t.Errorf("it sees %+v", peers)
+		}
+	})
+}
+
 // … and who comes while the others are told pulls too.
 func TestShutdownHandsOverToWhoComesMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

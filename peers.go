@@ -494,8 +494,8 @@ func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
 	}
 	heirs = p.heirs()
 	peers := p.others()
-	if len(peers) == 0 {
-		peers = heirs
+	if len(peers) == 0 { // it has seen none of them listed yet
+		peers = slices.CompactFunc(slices.Clone(heirs), func(a, b *peer) bool { return a.ID == b.ID })
 	}
 	p.swap(peers, false)
 	return heirs, nil

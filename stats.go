@@ -181,7 +181,7 @@ type peerCounts struct {
 	shown               atomic.Uint64 // the digest of the latest of its views that has been heard of
 	mu                  sync.Mutex    // guards what follows, and changes of shown
 	shownBy, views      uint64        // which process it was then, and how many views it had had
-	keepsUntil          atomic.Int64 // it may keep keys of this process until then, on the clock, as it has owned them lately
+	keepsUntil          atomic.Int64  // it may keep keys of this process until then, on the clock, as it has owned them lately
 	breaker             breaker
 	latency             quantile
 	stoodIn             atomic.Bool // this process stands in for it

@@ -287,7 +287,7 @@ func (p *peers) heirs() []*peer {
 		}
 	}
 	slices.SortFunc(heirs, func(a, b *peer) int { return strings.Compare(a.ID, b.ID) })
-	return slices.CompactFunc(heirs, func(a, b *peer) bool { return a.ID == b.ID && a.incarnation == b.incarnation })
+	return heirs
 }
 
 // everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who
