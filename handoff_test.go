@@ -269,7 +269,11 @@ func TestShutdownHandsOverToTheLastInAPlace(t *testing.T) {
 			restart(t, f, 1, nil, nil)
 			time.Sleep(time.Second)
 		}
+		began := time.Now()
 		must(t, f.Cache(0).Shutdown(t.Context()))
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
 		time.Sleep(time.Second)
 		f.Kill(0)
 		f.See(1, 1)
