@@ -41,7 +41,8 @@ func (c *clock) version() uint64 {
 	}
 }
 
-// saw takes note of the clock of another process. A time of day centuries away is none, and is not followed.
+// saw takes note of the time in a version that another process has seen. A time of day centuries away is none, and is not
+// followed.
 func (c *clock) saw(t uint64) {
 	last := c.last.Load()
 	if t <= last || t >= 1<<47 {
@@ -49,6 +50,14 @@ func (c *clock) saw(t uint64) {
 	}
 	for t > last && !c.last.CompareAndSwap(last, t) {
 		last = c.last.Load()
+	}
+	c.follow(t)
+}
+
+// follow takes note of what time of day it is by another clock.
+func (c *clock) follow(t uint64) {
+	if t >= 1<<47 {
+		return
 	}
 	own := ownTimeOfDay()
 	for ahead := c.ahead.Load(); t > own+ahead; ahead = c.ahead.Load() {

@@ -313,7 +313,7 @@ func (c *Cache) introduction(to string) *shoalpb.Hello {
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
 		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
-		Acted: c.peers.hasActedWithout(to),
+		Acted: c.peers.hasActedWithout(to), Clock: c.clock.timeOfDay(),
 	}
 	for _, g := range c.allGroups() {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})

@@ -105,7 +105,7 @@ func (c *Cache) news(s *spoken) *shoalpb.Sender {
 		Incarnation: c.peers.incarnation,
 		View:        v.digest,
 		Views:       v.number,
-		Clock:       max(c.clock.timeOfDay(), last),
+		Clock:       last,
 	}
 }
 
@@ -254,6 +254,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		}}
 		a.c.peers.meets(m)
 		a.c.heard(a.sender) // once more: it may only now be known
+		a.c.clock.follow(hello.GetClock())
 		a.c.meet(hello.GetGroups())
 		s := a.c.peers.known.untold(m.incarnation)
 		if s == nil {

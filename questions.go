@@ -31,6 +31,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	if h == nil || !validWeight(h.Weight) {
 		return m, unexpected(reply)
 	}
+	c.clock.follow(h.Clock)
 	c.meet(h.GetGroups())
 	c.hints.heard(string(s.GetId()))
 	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: h.Acted, views: s.GetViews(), peer: &peer{

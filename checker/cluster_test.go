@@ -285,8 +285,8 @@ func (r *run) started(i int, cache *shoal.Cache) *process {
 // setAhead has the clock of a process be ahead by so much, as that of somebody is of whom it has heard.
 func setAhead(cache *shoal.Cache, by time.Duration) {
 	body, err := proto.Marshal(&shoalpb.Request{
-		Sender: &shoalpb.Sender{Id: []byte("a client"), Incarnation: 1, Clock: uint64(time.Now().Add(by).UnixNano()) >> 16},
-		Op:     &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Weight: 1}},
+		Sender: &shoalpb.Sender{Id: []byte("a client"), Incarnation: 1},
+		Op:     &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Weight: 1, Clock: uint64(time.Now().Add(by).UnixNano()) >> 16}},
 	})
 	if err != nil {
 		panic(err)

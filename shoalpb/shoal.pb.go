@@ -17,7 +17,8 @@
 // body that was upgraded to the protocol shoal.v1: these are streams. On a stream each side says who it is in its first
 // message, and again when any of it has changed. The first Reply of a stream has no id, and no answer.
 //
-// Keys, names and texts are bytes, for they may be any. Durations are in nanoseconds; times of day are never sent.
+// Keys, names and texts are bytes, for they may be any. Durations are in nanoseconds; times of day are sent as versions only,
+// and nothing ends by them.
 
 package shoalpb
 
@@ -764,7 +765,7 @@ type Sender struct {
 	Incarnation   uint64                 `protobuf:"fixed64,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // drawn at random when the process started
 	View          uint64                 `protobuf:"fixed64,3,opt,name=view,proto3" json:"view,omitempty"`               // digest of its view: equal digests, equal owners
 	Views         uint64                 `protobuf:"varint,5,opt,name=views,proto3" json:"views,omitempty"`              // how many it has had: of two digests the one of more is the later
-	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`              // the time of day by the fastest clock it has heard of, in units of 2^16 ns, or the highest in a version that it has seen
+	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`              // the highest time it has seen in a version, in units of 2^16 ns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -899,6 +900,7 @@ type Hello struct {
 	Uptime        int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"` // since it started
 	Peers         []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`    // who may own keys by a view it has had lately, where the other side may not know them
 	Acted         bool                   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`   // it has owned keys lately by a view in which the other side was not
+	Clock         uint64                 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`   // the time by which it gives versions, in units of 2^16 ns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +989,13 @@ func (x *Hello) GetActed() bool {
 		return x.Acted
 	}
 	return false
+}
+
+func (x *Hello) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 // A Group is a group that its process has.
@@ -3136,7 +3145,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"\xd8\x01\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\xee\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
@@ -3145,7 +3154,8 @@ const file_shoal_proto_rawDesc = "" +
 	"\x04owns\x18\x05 \x01(\bR\x04owns\x12\x16\n" +
 	"\x06uptime\x18\x06 \x01(\x03R\x06uptime\x12$\n" +
 	"\x05peers\x18\a \x03(\v2\x0e.shoal.v1.PeerR\x05peers\x12\x14\n" +
-	"\x05acted\x18\b \x01(\bR\x05acted\"Q\n" +
+	"\x05acted\x18\b \x01(\bR\x05acted\x12\x14\n" +
+	"\x05clock\x18\t \x01(\x04R\x05clock\"Q\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
