@@ -182,7 +182,11 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	defer a.mu.Unlock()
 	var all []*peer
 	for incarnation, s := range a.met {
-		if now-s.heard > strangerLife && s.counts.breaker.open.Load() {
+		silent := s.counts.breaker.open.Load()
+		if silent {
+			s.told = false // it misses what is written now
+		}
+		if now-s.heard > strangerLife && silent {
 			delete(a.met, incarnation)
 			a.count.Add(-1)
 			continue
@@ -298,17 +302,21 @@ func (p *peers) missedSince(m met) (since time.Duration, away bool) {
 	return since, away
 }
 
-// brief tells a stranger that has greeted what was written before: before it has its answer, for it acts when it has those of
-// all. If it cannot be told now, it is when it greets again, or is listed.
-func (p *peers) brief(ctx context.Context, m met, s *stranger) {
+// brief tells a stranger that has greeted what was written before, and reports whether it could: before it has its answer, for
+// it acts when it has those of all.
+func (p *peers) brief(ctx context.Context, m met, s *stranger) bool {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout/2) // it does not wait for longer than p.timeout
+	defer cancel()
 	since, _ := p.missedSince(m)
-	if p.tellMissed(ctx, s.peer, since) == nil {
-		p.known.isTold(s)
+	if p.tellMissed(ctx, s.peer, since) != nil {
+		return false
 	}
+	p.known.isTold(s)
+	return true
 }
 
-// introduction is what this process says of itself to whom it greets, and who greets it, at the address to.
-func (c *Cache) introduction(to string) *shoalpb.Hello {
+// introduction is what this process says of itself to whom it greets, and who greets it: to tells which of the peers that is.
+func (c *Cache) introduction(to func(*peer) bool) *shoalpb.Hello {
 	self := &c.peers.self
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
@@ -321,9 +329,9 @@ func (c *Cache) introduction(to string) *shoalpb.Hello {
 	return h
 }
 
-// answerTo is the introduction to a process that greets from an address, and names to it whom it may not know.
-func (c *Cache) answerTo(greeter *shoalpb.Sender, addr string) *shoalpb.Hello {
-	h := c.introduction(addr)
+// answerTo is the introduction to a process that greets, and names to it whom it may not know.
+func (c *Cache) answerTo(greeter *shoalpb.Sender) *shoalpb.Hello {
+	h := c.introduction(func(m *peer) bool { return m.ID == string(greeter.GetId()) })
 	h.Peers = c.unknownTo(greeter)
 	return h
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shoalcache/shoal"
 	"github.com/shoalcache/shoal/consistenthash"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // restart starts cache i of f again, with a group that loads from get, and waits until it is Ready.
@@ -642,5 +643,46 @@ func TestWhatWasToldBeforeTheWindowIsNotTakenOver(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		want(t, f, 2, key, "new")
 		want(t, f, 1, key, "new")
+	})
+}
+
+// A process that hears of a purge as it starts has not written anything that others may have missed.
+func TestRestartAfterAPurgeTakesNothingFromOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		for i := range 3 {
+			for j := range 3 {
+				f.Delay(i, j, time.Millisecond)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		must(t, f.groups[1].Purge(t.Context()))
+		setAll(t, f.groups[1], "k", 300, "value")
+		time.Sleep(time.Minute)
+		before := f.groups[1].Stats().Entries + f.groups[2].Stats().Entries
+		f.Kill(0)
+		restart(t, f, 0, nil, nil)
+		time.Sleep(10 * time.Second)
+		if n := f.groups[1].Stats().Entries + f.groups[2].Stats().Entries; n != before || n < 100 {
+			t.Errorf("the others had %d entries, and have %d", before, n)
+		}
+	})
+}
+
+// Who greets and cannot be reached hears that it could not be told, in its answer.
+func TestWhoCannotBeToldHearsThat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 1, nil, nil, nil)
+		hello := func() bool {
+			_, reply := post(t, f.Cache(0), marshal(t, &shoalpb.Request{
+				Sender: &shoalpb.Sender{Id: []byte("stranger"), Incarnation: 7, Views: 2},
+				Op:     &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Addr: []byte("http://nowhere"), Weight: 1, Owns: true}},
+			}))
+			return reply.GetHello().GetUntold()
+		}
+		must(t, f.groups[0].Set(t.Context(), "key", "value"))
+		if !hello() {
+			t.Error("it does not hear that it has not been told")
+		}
 	})
 }

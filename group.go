@@ -465,6 +465,18 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 	return f, err
 }
 
+// forgetLoaded drops what can be loaded again, since writes of it may have been missed.
+func (g *group) forgetLoaded() {
+	if g.getter != nil {
+		g.fetches.ForgetAll()
+		g.copies.clear()
+		g.loads.OvertakeAll(func() {
+			g.main.clear()
+			g.absent.clear()
+		})
+	}
+}
+
 // viewSwapped takes from service what this process owned under the old view and does not own under the new one: first the
 // loads, which then keep nothing any more, then what they have kept. Loads of keys that have come to it began when nobody told
 // it of writes, and are forgotten too. Copies go all, for who gave their leases may not know of writes any more. Who asks from

@@ -343,7 +343,7 @@ func (c *Cache) pullNew(g *group) chan struct{} {
 // pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it.
 func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
 	v := c.peers.view.Load()
-	for cursor, more := uint64(0), true; more; {
+	for cursor, more := uint64(0), true; more || c.peers.view.Load() != v; {
 		if now := c.peers.view.Load(); now != v {
 			v, cursor = now, 0
 		}
@@ -433,9 +433,7 @@ func (h *handover) pulled(incarnation uint64, g *group, all bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if all {
-		h.done[handed{incarnation, g}] = true
-	}
+	h.done[handed{incarnation, g}] = all // or has begun anew
 	select {
 	case h.news <- struct{}{}:
 	default:

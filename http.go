@@ -258,13 +258,10 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.c.meet(hello.GetGroups())
 		s := a.c.peers.known.untold(m.incarnation)
 		if s == nil {
-			a.greet(addr)
+			a.greet(false)
 			return nil
 		}
-		return func(ctx context.Context, a *answering) {
-			a.c.peers.brief(ctx, m, s)
-			a.greet(addr)
-		}
+		return func(ctx context.Context, a *answering) { a.greet(!a.c.peers.brief(ctx, m, s)) }
 	}
 	if req.GetLeave() != nil && a.sender.GetIncarnation() != a.c.peers.incarnation {
 		return func(ctx context.Context, a *answering) {
@@ -310,9 +307,11 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	return nil
 }
 
-// greet answers a Hello from an address.
-func (a *answering) greet(addr string) {
-	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: a.c.answerTo(a.sender, addr)}})
+// greet answers a Hello.
+func (a *answering) greet(untold bool) {
+	hello := a.c.answerTo(a.sender)
+	hello.Untold = untold
+	a.send(http.StatusOK, &shoalpb.Reply{Answer: &shoalpb.Reply_Hello{Hello: hello}})
 }
 
 // send sends reply, which is the whole answer unless it is a Loading.

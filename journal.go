@@ -41,10 +41,13 @@ func (j *journal) note(key string, version uint64, now time.Duration) {
 }
 
 // clear forgets all writes, which a purge has overtaken: who was away then has to drop the group.
-func (j *journal) clear(now time.Duration) {
+func (j *journal) clear() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.records, j.next, j.lost = nil, 0, now
+	if n := len(j.records); n > 0 {
+		j.lost = j.records[(j.next+n-1)%n].at
+	}
+	j.records, j.next = nil, 0
 }
 
 // since returns the writes since then, the last of each key, or false if it does not have all of them.

@@ -69,7 +69,7 @@ func (g *group) empty() {
 		g.main.clear()
 		g.absent.clear()
 	})
-	g.journal.clear(g.cache.clock.now())
+	g.journal.clear()
 	g.written.clear()
 	g.forgetDecoded()
 	g.counts.emptied.Add(1)
@@ -129,7 +129,8 @@ func (g *group) tellPurge(ctx context.Context) (behind bool, errs []error) {
 	tell = func(all []*peer, must bool) {
 		for _, p := range all {
 			at := [2]string{p.ID, p.Addr}
-			if as, already := told[at]; p.ID == peers.self.ID || already && (as || !must) {
+			as, already := told[at]
+			if p.ID == peers.self.ID || already && (as || !must) || len(told) >= maxStrangers {
 				continue
 			}
 			told[at] = must // else once more, for it may have been another process that was silent

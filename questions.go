@@ -19,7 +19,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	k := c.newCall(c.lineTo(addr), nil, nil, 0)
 	defer k.end()
 	k.alone = true
-	k.req.Op = &shoalpb.Request_Hello{Hello: c.introduction(addr)}
+	k.req.Op = &shoalpb.Request_Hello{Hello: c.introduction(func(m *peer) bool { return m.Addr == addr })}
 	reply, err := k.next(ctx)
 	if err != nil {
 		return m, err
@@ -32,6 +32,11 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 		return m, unexpected(reply)
 	}
 	c.clock.follow(h.Clock)
+	if h.Untold {
+		for _, g := range c.allGroups() {
+			g.forgetLoaded()
+		}
+	}
 	c.meet(h.GetGroups())
 	c.hints.heard(string(s.GetId()))
 	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: h.Acted, views: s.GetViews(), peer: &peer{

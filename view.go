@@ -104,11 +104,11 @@ func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
 	return nil
 }
 
-// hasActedWithout reports whether this process has owned keys lately by a view in which nobody was at that address.
-func (p *peers) hasActedWithout(addr string) bool {
+// hasActedWithout reports whether this process has owned keys lately by a view in which somebody was not.
+func (p *peers) hasActedWithout(is func(*peer) bool) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i := range v.former {
-		if f := &v.former[i]; f.self >= 0 && f.isOpen(now, p.window) && !slices.ContainsFunc(f.members, func(m *peer) bool { return m.Addr == addr }) {
+		if f := &v.former[i]; f.self >= 0 && f.isOpen(now, p.window) && !slices.ContainsFunc(f.members, is) {
 			return true
 		}
 	}
@@ -354,7 +354,11 @@ func (p *peers) named(id, addr []byte) *peer {
 // allNamed returns those whom another process has named: whom it must tell of a write, and whom it may.
 func (p *peers) allNamed(all []*shoalpb.Peer) (must, may []*peer) {
 	for _, m := range all {
-		if named := p.named(m.Id, m.Addr); m.Past {
+		addr, err := normalAddr(string(m.Addr))
+		if err != nil {
+			continue
+		}
+		if named := p.named(m.Id, []byte(addr)); m.Past {
 			may = append(may, named)
 		} else {
 			must = append(must, named)

@@ -896,11 +896,12 @@ type Hello struct {
 	Zone          []byte                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
 	Weight        float64                `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	Groups        []*Group               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
-	Owns          bool                   `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`     // it is among the members of its own view
-	Uptime        int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"` // since it started
-	Peers         []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`    // who may own keys by a view it has had lately, where the other side may not know them
-	Acted         bool                   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`   // it has owned keys lately by a view in which the other side was not
-	Clock         uint64                 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`   // the time by which it gives versions, in units of 2^16 ns
+	Owns          bool                   `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`      // it is among the members of its own view
+	Uptime        int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"`  // since it started
+	Peers         []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`     // who may own keys by a view it has had lately, where the other side may not know them
+	Acted         bool                   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`    // it has owned keys lately by a view in which the other side was not
+	Clock         uint64                 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`    // the time by which it gives versions, in units of 2^16 ns
+	Untold        bool                   `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -996,6 +997,13 @@ func (x *Hello) GetClock() uint64 {
 		return x.Clock
 	}
 	return 0
+}
+
+func (x *Hello) GetUntold() bool {
+	if x != nil {
+		return x.Untold
+	}
+	return false
 }
 
 // A Group is a group that its process has.
@@ -3145,7 +3153,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"\xee\x01\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\x86\x02\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
@@ -3155,7 +3163,9 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06uptime\x18\x06 \x01(\x03R\x06uptime\x12$\n" +
 	"\x05peers\x18\a \x03(\v2\x0e.shoal.v1.PeerR\x05peers\x12\x14\n" +
 	"\x05acted\x18\b \x01(\bR\x05acted\x12\x14\n" +
-	"\x05clock\x18\t \x01(\x04R\x05clock\"Q\n" +
+	"\x05clock\x18\t \x01(\x04R\x05clock\x12\x16\n" +
+	"\x06untold\x18\n" +
+	" \x01(\bR\x06untold\"Q\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
