@@ -9,7 +9,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -411,71 +410,4 @@ func (g *group) adopt(key string, e entry, purges int64) {
 			g.drop(key, 0, false) // the swap may have missed it
 		}
 	}
-}
-
-// A handover is what a process that leaves still has to do: to let others pull what was its own.
-type handover struct {
-	mu    sync.Mutex // guards done
-	done  map[handed]bool
-	news  chan struct{}
-	begun atomic.Bool
-}
-
-type handed struct {
-	incarnation uint64
-	group       *group
-}
-
-// pulled takes note that somebody has pulled from a group, and whether that was all.
-func (h *handover) pulled(incarnation uint64, g *group, all bool) {
-	if !h.begun.Load() {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.done[handed{incarnation, g}] = all // or has begun anew
-	select {
-	case h.news <- struct{}{}:
-	default:
-	}
-}
-
-// isDone reports whether all have pulled from all groups.
-func (h *handover) isDone(all []*peer, groups []*group) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, p := range all {
-		for _, g := range groups {
-			if !p.counts.breaker.open.Load() && !h.done[handed{p.incarnation, g}] {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func (h *handover) begin() {
-	h.done, h.news = make(map[handed]bool), make(chan struct{}, 1)
-	h.begun.Store(true)
-}
-
-// handOver answers peers until its heirs have pulled what was this process's, or nobody has for a while. Its error is that of ctx.
-func (c *Cache) handOver(ctx context.Context, heirs []*peer) error {
-	var groups []*group
-	for _, g := range c.allGroups() {
-		if g.main.numbers().entries > 0 {
-			groups = append(groups, g)
-		}
-	}
-	for !c.handover.isDone(heirs, groups) {
-		idle, cancel := context.WithTimeout(ctx, 2*c.opts.PeerTimeout)
-		select {
-		case <-c.handover.news:
-			cancel()
-		case <-idle.Done():
-			cancel()
-			return ctx.Err()
-		}
-	}
-	return nil
 }

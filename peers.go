@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -440,63 +439,4 @@ func (p *peers) ready(ctx context.Context, mustTakeOver func() bool) error {
 		}
 	}
 	return err
-}
-
-// parts takes out of the view a member that leaves. From a stranger, which has had keys by its own view, it only takes over.
-func (p *peers) parts(ctx context.Context, incarnation uint64) {
-	if s := p.known.stranger(incarnation, p.clock.now()); s != nil && p.pulls != nil {
-		p.repairing.Add(1)
-		go func() {
-			defer p.repairing.Add(-1)
-			some := []*peer{s}
-			p.pulls(p.life, &takeover{some, some, p.clock.now() + p.window}, nil)
-		}()
-	}
-	p.forgets(incarnation, math.MaxUint64)
-	if p.parting == nil {
-		return
-	}
-	done := make(chan struct{})
-	select {
-	case p.parting <- parting{incarnation, done}:
-		<-done
-	case <-p.done:
-	case <-ctx.Done():
-	}
-}
-
-// leave stops looking for peers, and makes this process one that owns nothing, once the others know. It returns those to whom
-// its keys go.
-func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
-	p.stop()
-	stopped := make(chan struct{})
-	go func() {
-		p.running.Wait()
-		close(stopped)
-	}()
-	select {
-	case <-stopped:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
-	}
-	told := make(map[*peer]bool)
-	for news := p.view.Load().self >= 0; news; { // until they have heard, they ask this process, which answers
-		news = false
-		var wg sync.WaitGroup
-		must, may := p.everybody()
-		for _, m := range slices.Concat(must, may) {
-			if !told[m] { // it may have come while others were told
-				told[m], news = true, true
-				wg.Go(func() { p.goodbye(ctx, m) }) // who does not answer finds out
-			}
-		}
-		wg.Wait()
-	}
-	heirs = p.heirs()
-	peers := p.others()
-	if len(peers) == 0 { // it has seen none of them listed yet
-		peers = slices.CompactFunc(slices.Clone(heirs), func(a, b *peer) bool { return a.ID == b.ID })
-	}
-	p.swap(peers, false)
-	return heirs, nil
 }

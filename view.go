@@ -277,19 +277,6 @@ func (p *peers) others() []*peer {
 	return others
 }
 
-// heirs returns to whom keys may go when this process leaves: the other members, and strangers. These own keys by their own
-// views: they may be there for so short a time that this process has not seen them listed.
-func (p *peers) heirs() []*peer {
-	heirs := p.others()
-	for _, s := range p.known.strangers(p.clock.now()) {
-		if !s.counts.breaker.open.Load() && s.ID != p.self.ID {
-			heirs = append(heirs, s)
-		}
-	}
-	slices.SortFunc(heirs, func(a, b *peer) int { return strings.Compare(a.ID, b.ID) })
-	return heirs
-}
-
 // everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who
 // may be told, as the rest of past.
 func (p *peers) everybody() (must, may []*peer) {

@@ -1,0 +1,153 @@
+package shoal
+
+// leave.go: how a process leaves. It tells the others, owns nothing from then on, and waits until those to whom its keys go
+// have pulled what it holds of them.
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// leave stops looking for peers, and makes this process one that owns nothing, once the others know. It returns those to whom
+// its keys go.
+func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
+	p.stop()
+	stopped := make(chan struct{})
+	go func() {
+		p.running.Wait()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
+	}
+	told := make(map[*peer]bool)
+	for news := p.view.Load().self >= 0; news; { // until they have heard, they ask this process, which answers
+		news = false
+		var wg sync.WaitGroup
+		must, may := p.everybody()
+		for _, m := range slices.Concat(must, may) {
+			if !told[m] { // it may have come while others were told
+				told[m], news = true, true
+				wg.Go(func() { p.goodbye(ctx, m) }) // who does not answer finds out
+			}
+		}
+		wg.Wait()
+	}
+	heirs = p.heirs()
+	peers := p.others()
+	if len(peers) == 0 { // it has seen none of them listed yet
+		peers = slices.CompactFunc(slices.Clone(heirs), func(a, b *peer) bool { return a.ID == b.ID })
+	}
+	p.swap(peers, false)
+	return heirs, nil
+}
+
+// heirs returns to whom keys may go when this process leaves: the other members, and strangers. These own keys by their own
+// views: they may be there for so short a time that this process has not seen them listed.
+func (p *peers) heirs() []*peer {
+	heirs := p.others()
+	for _, s := range p.known.strangers(p.clock.now()) {
+		if !s.counts.breaker.open.Load() && s.ID != p.self.ID {
+			heirs = append(heirs, s)
+		}
+	}
+	slices.SortFunc(heirs, func(a, b *peer) int { return strings.Compare(a.ID, b.ID) })
+	return heirs
+}
+
+// parts takes out of the view a member that leaves. From a stranger, which has had keys by its own view, it only takes over.
+func (p *peers) parts(ctx context.Context, incarnation uint64) {
+	if s := p.known.stranger(incarnation, p.clock.now()); s != nil && p.pulls != nil {
+		p.repairing.Add(1)
+		go func() {
+			defer p.repairing.Add(-1)
+			some := []*peer{s}
+			p.pulls(p.life, &takeover{some, some, p.clock.now() + p.window}, nil)
+		}()
+	}
+	p.forgets(incarnation, math.MaxUint64)
+	if p.parting == nil {
+		return
+	}
+	done := make(chan struct{})
+	select {
+	case p.parting <- parting{incarnation, done}:
+		<-done
+	case <-p.done:
+	case <-ctx.Done():
+	}
+}
+
+// A handover is what a process that leaves still has to do: to let others pull what was its own.
+type handover struct {
+	mu    sync.Mutex // guards done
+	done  map[handed]bool
+	news  chan struct{}
+	begun atomic.Bool
+}
+
+type handed struct {
+	incarnation uint64
+	group       *group
+}
+
+// pulled takes note that somebody has pulled from a group, and whether that was all.
+func (h *handover) pulled(incarnation uint64, g *group, all bool) {
+	if !h.begun.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done[handed{incarnation, g}] = all // or has begun anew
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+// isDone reports whether all have pulled from all groups.
+func (h *handover) isDone(all []*peer, groups []*group) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range all {
+		for _, g := range groups {
+			if !p.counts.breaker.open.Load() && !h.done[handed{p.incarnation, g}] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (h *handover) begin() {
+	h.done, h.news = make(map[handed]bool), make(chan struct{}, 1)
+	h.begun.Store(true)
+}
+
+// handOver answers peers until its heirs have pulled what was this process's, or nobody has for a while. Its error is that of ctx.
+func (c *Cache) handOver(ctx context.Context, heirs []*peer) error {
+	var groups []*group
+	for _, g := range c.allGroups() {
+		if g.main.numbers().entries > 0 {
+			groups = append(groups, g)
+		}
+	}
+	for !c.handover.isDone(heirs, groups) {
+		idle, cancel := context.WithTimeout(ctx, 2*c.opts.PeerTimeout)
+		select {
+		case <-c.handover.news:
+			cancel()
+		case <-idle.Done():
+			cancel()
+			return ctx.Err()
+		}
+	}
+	return nil
+}
