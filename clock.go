@@ -82,6 +82,9 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) (woken bo
 
 // sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

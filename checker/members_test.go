@@ -231,9 +231,11 @@ func (r *run) spread(rng *rand.Rand, over <-chan struct{}, others ...int) {
 			lag = time.Duration(rng.Int64N(int64(90 * time.Second)))
 		}
 		r.members.telling.Go(func() {
-			select {
-			case <-time.After(lag):
-			case <-over:
+			if lag > 0 {
+				select {
+				case <-time.After(lag):
+				case <-over:
+				}
 			}
 			r.tell(i, others...)
 		})
