@@ -525,6 +525,11 @@ func (r *run) get(id int, p *process, h *history, g *shoal.Group[int], key strin
 		c.since = c.start - opts.MaxAge - 200*time.Millisecond // what is on its way grows older
 	}
 	e, err := g.GetEntry(ctx, key, opts)
+	if final && err != nil && !errors.Is(err, shoal.ErrNotFound) {
+		// A stream that loss has killed without a sign is found dead by the first who waits for an answer.
+		time.Sleep(time.Second)
+		e, err = g.GetEntry(ctx, key, opts)
+	}
 	c.end, c.value, c.source, c.err = r.now(), e.Value, e.Source, err
 	if errors.Is(err, shoal.ErrNotFound) {
 		c.err = nil
