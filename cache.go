@@ -82,7 +82,9 @@ type Options struct {
 	// ZoneReads has values read from a replica in this process's Zone, itself included, where the owner is in another: see
 	// GroupOptions.Owners. What a replica lacks is asked of the owner then.
 	ZoneReads bool
-	Logger    *slog.Logger // for what has no caller to return to; if nil, slog.Default()
+	// Logger is told what has no caller to return to: who comes and goes at level Info, who falls silent and what was not told
+	// everybody at Warn, and what somebody must mend at Error. If nil, it is slog.Default().
+	Logger *slog.Logger
 }
 
 // New returns a Cache and starts to look for peers. With nil options it has none, and owns every key. It fails if an

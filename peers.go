@@ -62,6 +62,9 @@ type candidate struct {
 	turn   int           // the higher, the later this process was met
 	wake   chan struct{} // asks again
 	cancel context.CancelFunc
+	silent time.Duration // since when, on the clock, it has not answered; 0: it has
+	said   time.Duration // when the log last said that it does not
+	warned bool          // … this time
 }
 
 // A greeting is what has come of asking the process at addr who it is.
@@ -289,12 +292,7 @@ func (p *peers) answered(c *candidate, g greeting, turn int) (changed bool) {
 		}
 		return false
 	}
-	switch {
-	case g.err != nil && !c.asked:
-		p.log.Warn("shoal: a listed peer does not answer, and will be asked again", "addr", g.addr, "error", g.err)
-	case g.err == nil && c.asked && c.met == nil:
-		p.log.Info("shoal: a listed peer answers now", "addr", g.addr, "id", g.met.ID)
-	}
+	p.report(c, g)
 	first := !c.asked
 	c.asked = true
 	if g.err != nil {
@@ -309,6 +307,26 @@ func (p *peers) answered(c *candidate, g greeting, turn int) (changed bool) {
 	changed = first || c.met == nil || c.met.incarnation != g.met.incarnation || c.met.Peer != g.met.Peer
 	c.met = g.met
 	return changed
+}
+
+// reportAgain is how long nothing is said of a peer that has just been said to be silent.
+const reportAgain = time.Minute
+
+// report has the log say when c stops answering, and when it answers again. Who has said that it leaves is not missed.
+func (p *peers) report(c *candidate, g greeting) {
+	now := max(p.clock.now(), 1)
+	switch {
+	case g.err == nil && c.warned:
+		p.log.Info("shoal: a listed peer answers now", "id", g.met.ID, "addr", g.addr, "after", now-c.silent)
+		fallthrough
+	case g.err == nil:
+		c.silent, c.warned = 0, false
+	case c.silent == 0 && (c.met != nil || !c.asked):
+		if c.silent = now; c.said == 0 || now-c.said >= reportAgain {
+			c.said, c.warned = now, true
+			p.log.Warn("shoal: a listed peer does not answer, and will be asked again", "addr", g.addr, "error", g.err)
+		}
+	}
 }
 
 // isSilent takes note that a member could not be greeted, and may miss writes from now on.

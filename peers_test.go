@@ -574,3 +574,58 @@ func FuzzNormalAddr(f *testing.F) {
 		}
 	})
 }
+
+func TestLogSaysWhoComesGoesAndFallsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		f := newFleet(t, 2, &shoal.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, upper, nil)
+		key := ownedBy(f.Cluster, 1, 0)
+		ask := func() {
+			t.Helper()
+			_, err := f.groups[0].Get(t.Context(), key)
+			must(t, err)
+			time.Sleep(20 * time.Second)
+		}
+		said := func(when string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			lines := strings.FieldsFunc(log.String(), func(r rune) bool { return r == '\n' })
+			log.Reset()
+			if len(lines) != len(want) {
+				t.Fatalf("%s: %d lines, not %d: %q", when, len(lines), len(want), lines)
+			}
+			for i, w := range want {
+				if !strings.Contains(lines[i], w) {
+					t.Errorf("%s: %s does not contain %s", when, lines[i], w)
+				}
+			}
+		}
+		both := `msg="shoal: the peers have changed" peers=2 new="[http://cache-0 http://cache-1]" gone=[]`
+		said("all have come", both, both)
+
+		silent := `msg="shoal: a listed peer does not answer, and will be asked again" addr=http://cache-1`
+		f.Down(1)
+		ask()
+		said("it is silent", silent)
+		f.Up(1)
+		ask()
+		said("it answers", `msg="shoal: a listed peer answers now" id=http://cache-1 addr=http://cache-1 after=2`)
+
+		for range 10 { // once a minute
+			f.Down(1)
+			ask()
+			f.Up(1)
+			ask()
+		}
+		synctest.Wait()
+		again := strings.Count(log.String(), silent)
+		if log.Reset(); again < 5 || again > 7 {
+			t.Errorf("of one that comes and goes for 400 seconds the log says %d times that it does not answer", again)
+		}
+
+		f.Kill(1)
+		f.See(0, 0)
+		time.Sleep(time.Second)
+		said("it is gone", `peers=1 new=[] gone=[http://cache-1]`)
+	})
+}

@@ -94,6 +94,16 @@ func (v *view) has(p *peer) bool {
 	return ok && v.members[i].incarnation == p.incarnation
 }
 
+// without names members of v that are not in other: if they are many, some.
+func (v *view) without(other *view) (ids []string) {
+	for _, m := range v.members {
+		if len(ids) < 10 && !other.has(m) {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
 // newlyMine returns the last of the views within the last window in which key, which is this process's, was not; or nil.
 func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
 	for i := len(v.former) - 1; i >= 0; i-- {
@@ -206,6 +216,9 @@ func (p *peers) swap(members []*peer, alone bool) {
 		}
 	}
 	p.swapped(old, v)
+	if came, gone := v.without(old), old.without(v); len(came)+len(gone) > 0 {
+		p.log.Info("shoal: the peers have changed", "peers", len(v.members), "new", came, "gone", gone)
+	}
 	p.differing.Store(0)
 	for _, m := range old.members {
 		if i, ok := v.find(m.ID); !ok || v.members[i].incarnation != m.incarnation {

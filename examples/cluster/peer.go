@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -51,6 +52,7 @@ func runPeer() error {
 	if err := stdin.Decode(&s); err != nil {
 		return fmt.Errorf("this mode is for processes that the demo starts: reading the settings: %w", err)
 	}
+	log.SetPrefix(s.ID + ": ")
 	db, err := openDatabase(s.Database, s.Changes)
 	if err != nil {
 		return err
