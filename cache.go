@@ -116,6 +116,7 @@ func New(opts *Options) (*Cache, error) {
 		goodbye:     c.goodbye,
 		swapped:     c.viewSwapped,
 		lineTo:      c.lineTo,
+		closeIdle:   c.closeIdle,
 		timeout:     o.PeerTimeout,
 		window:      max(o.Warm, 4*maxLease),
 		log:         o.Logger,
@@ -230,10 +231,14 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 		g.thaw() // nobody asks for it any more
 	}
 	c.endConversations(ctx)
+	c.closeIdle()
+	return err
+}
+
+func (c *Cache) closeIdle() {
 	if c.own != nil {
 		c.own.CloseIdleConnections()
 	}
-	return err
 }
 
 // conversing takes note that v goes on until over is called, unless there are too many already.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -607,4 +610,67 @@ func TestGroupsMadeLaterAreTakenOver(t *testing.T) {
 			want(t, f, 1, key, key)
 		}
 	})
+}
+
+// A server that ends waits five seconds for a connection that has not been used yet, and net/http has such ones.
+func TestWhoLeavesIsLeftNoConnections(t *testing.T) {
+	type node struct {
+		cache  *shoal.Cache
+		server *httptest.Server
+		group  *shoal.Group[string]
+	}
+	var nodes [2]node
+	var addrs []string
+	for i := range nodes {
+		nodes[i].server = httptest.NewUnstartedServer(nil)
+		addrs = append(addrs, "http://"+nodes[i].server.Listener.Addr().String())
+	}
+	open := make(map[net.Conn]bool)
+	var mu sync.Mutex // guards open
+	allClosed := make(chan struct{}, 1)
+	nodes[0].server.Config.ConnState = func(conn net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch state {
+		case http.StateNew:
+			open[conn] = true
+		case http.StateHijacked, http.StateClosed:
+			if delete(open, conn); len(open) == 0 {
+				select {
+				case allClosed <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+	for i := range nodes {
+		n := &nodes[i]
+		n.cache = must1(t, shoal.New, &shoal.Options{Self: addrs[i], Discovery: shoal.Static(addrs...), Logger: quiet})
+		n.group = shoal.NewGroup[string](n.cache, "g", nil, nil)
+		n.server.Config.Handler = n.cache
+		n.server.Start()
+		t.Cleanup(n.server.Close)
+	}
+	for _, n := range nodes {
+		ready(t, n.cache)
+	}
+	large := strings.Repeat("v", 200<<10) // goes by a POST
+	for k := range 10 {
+		must(t, nodes[1].group.Set(t.Context(), fmt.Sprint("key ", k), large))
+	}
+	mu.Lock()
+	if len(open) == 0 {
+		t.Error("there is no connection before")
+	}
+	for len(allClosed) > 0 {
+		<-allClosed
+	}
+	mu.Unlock()
+	must(t, nodes[0].cache.Shutdown(t.Context()))
+	select {
+	case <-allClosed:
+	case <-time.After(time.Minute):
+		t.Error("there are connections after")
+	}
+	must(t, nodes[1].cache.Shutdown(t.Context()))
 }

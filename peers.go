@@ -29,6 +29,7 @@ type peers struct {
 	pulls       func(ctx context.Context, t *takeover, taken func())
 	swapped     func(old, new *view) // called after each change of view
 	lineTo      func(addr string) *line
+	closeIdle   func()        // ends connections that carry nothing
 	timeout     time.Duration // PeerTimeout
 	window      time.Duration // Warm, or as long as it must be
 	log         *slog.Logger

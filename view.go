@@ -230,6 +230,9 @@ func (p *peers) swap(members []*peer, alone bool) {
 		defer p.repairing.Add(-1)
 		p.callRoll(p.life, old, v, last.after)
 		p.takeOver(old, v, func() { close(last.after.taken) })
+		if len(old.without(v)) > 0 {
+			p.closeIdle() // one that has never been used, as net/http may dial in vain, would hold up an http.Server's Shutdown for 5 s
+		}
 	})
 	for _, m := range old.members {
 		if i, ok := v.find(m.ID); m.line != nil && (!ok || v.members[i].line != m.line) {
