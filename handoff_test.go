@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/shoalcache/shoal"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // A crowd asks all of a fleet for keys, again and again, until it ends.
@@ -373,6 +374,55 @@ func TestPullsThatSpanALeaveBeginAnew(t *testing.T) {
 		if n := lostOf(t, f.groups[1], keys, value); n > 0 {
 			t.Errorf("%d of 200 are lost", n)
 		}
+	})
+}
+
+// … even if it was the last page that was under way.
+func TestLastPullThatSpansAChangeBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 4, nil, nil, nil)
+		var keys []string
+		for _, key := range allOwnedBy(f.Cluster, 0, 100) {
+			if ownerAmong(key, 1, 2, 3) == 2 && ownerAmong(key, 1, 3) == 1 {
+				must(t, f.groups[0].Set(t.Context(), key, "value"))
+				keys = append(keys, key)
+			}
+		}
+		f.Delay(0, 1, 300*time.Millisecond)
+		f.Delay(0, 3, 480*time.Millisecond) // so that cache 0 is still there
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(750 * time.Millisecond)
+		f.Kill(2)
+		wg.Go(func() { f.See(1, 1, 3) })
+		wg.Wait()
+		time.Sleep(time.Second)
+		f.Kill(0)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of %d are lost", n, len(keys))
+		}
+	})
+}
+
+// Who has not taken the leaver off its list keeps nothing of what goes to it yet, and would not ask again.
+func TestWhoStillListsALeaverWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		setAll(t, f.groups[0], "k", 20, "value")
+		f.Delay(1, 0, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(300 * time.Millisecond)
+		for _, without := range []bool{false, true} {
+			_, reply := post(t, f.Cache(0), marshal(t, &shoalpb.Request{
+				Group: []byte("things"), Sender: &shoalpb.Sender{Id: []byte("somebody"), Incarnation: 1},
+				Op: &shoalpb.Request_Pull{Pull: &shoalpb.Pull{MaxBytes: 1 << 20, Without: without}},
+			}))
+			if p := reply.GetPulled(); p == nil || p.Wait == without || len(p.Entries) > 0 != without {
+				t.Errorf("without it: %v; %v", without, reply)
+			}
+		}
+		wg.Wait()
 	})
 }
 
