@@ -345,6 +345,14 @@ func (c *Cache) unknownTo(sender *shoalpb.Sender) []*shoalpb.Peer {
 	return named(must, may)
 }
 
+// message names the members of v for who is to know by them who owns a key.
+func (v *view) message() (all []*shoalpb.Peer) {
+	for _, m := range v.members {
+		all = append(all, &shoalpb.Peer{Id: []byte(m.ID), Zone: []byte(m.Zone), Weight: m.Weight})
+	}
+	return all
+}
+
 func named(must, may []*peer) (all []*shoalpb.Peer) {
 	for i, p := range slices.Concat(must, may) {
 		all = append(all, &shoalpb.Peer{Id: []byte(p.ID), Addr: []byte(p.Addr), Past: i >= len(must)})

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -243,15 +244,22 @@ const (
 	pullRate = 64 << 20
 )
 
-// pull answers with what there is of keys that the sender owns: by the view that both have. To who sees others, a process that
-// has left gives all, as soon as it is none of them.
+// pull answers with what there is of keys that the sender keeps: by the view that both have. A process that has left goes by the
+// sender's, as soon as it is not in that.
 func (a *answering) pull(p *shoalpb.Pull) {
 	pulled := new(shoalpb.Pulled)
 	v := a.c.peers.view.Load()
+	last := len(p.Members) > 0 && v.self < 0 && a.c.left.Load()
+	if last && a.sender.GetView() != v.digest {
+		var err error
+		if v, err = a.c.handover.viewOf(a.sender.GetView(), p.Members, a.c.peers.place); err != nil {
+			a.refuse(http.StatusBadRequest, shoalpb.Refused_MALFORMED, "whom the sender of a Pull sees: %v", err)
+			return
+		}
+	}
 	i, agrees := v.find(string(a.sender.GetId()))
-	agrees = agrees && v.members[i].incarnation == a.sender.GetIncarnation() && a.sender.GetView() == v.digest
-	last := p.Without && v.self < 0 && a.c.left.Load()
-	if all := last && !agrees; !agrees && !all {
+	agrees = agrees && a.sender.GetView() == v.digest && (last || v.members[i].incarnation == a.sender.GetIncarnation())
+	if !agrees {
 		pulled.Wait = true // or it would not get what this process takes for its own
 	} else {
 		// There is room for what comes with it, and for the last entry, however long its value is.
@@ -260,7 +268,7 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		next, more := a.group.main.walk(p.Cursor, func(key string, e entry, again bool) bool {
 			sight--
 			again = again && !a.group.mustKeep() // what has been missed nevertheless is loaded, or peeked at
-			if e.err == nil && !again && (all || a.group.keptBy(v, key, i)) {
+			if e.err == nil && !again && a.group.keptBy(v, key, i) {
 				f := found{entry: e, stale: e.isStale(now)}
 				entry := &shoalpb.Entry{Key: []byte(key), Value: new(shoalpb.Value)}
 				a.value(&f, entry.Value)
@@ -272,7 +280,7 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		pulled.Cursor, pulled.More = next, more
 	}
 	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Pulled{Pulled: pulled}})
-	if last {
+	if last && agrees {
 		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, !pulled.More)
 	}
 }
@@ -341,14 +349,21 @@ func (c *Cache) pullNew(g *group) chan struct{} {
 
 // pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it.
 func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
-	v := c.peers.view.Load()
-	for cursor, more := uint64(0), true; more || c.peers.view.Load() != v; {
+	var (
+		v       *view
+		members []*shoalpb.Peer
+		cursor  uint64
+	)
+	for more := true; more || c.peers.view.Load() != v; {
 		if now := c.peers.view.Load(); now != v {
-			v, cursor = now, 0
+			v, cursor, members = now, 0, nil
+			if !v.has(p) {
+				members = v.message()
+			}
 		}
 		var n int64
 		var err error
-		if cursor, more, n, err = c.pull(ctx, v, p, g, cursor); err != nil {
+		if cursor, more, n, err = c.pull(ctx, p, g, cursor, members); err != nil {
 			return err
 		}
 		sleep(ctx, time.Duration(n)*time.Second/pullRate)
@@ -357,13 +372,13 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
 }
 
 // pull gets some of it, n bytes.
-func (c *Cache) pull(ctx context.Context, v *view, p *peer, g *group, cursor uint64) (next uint64, more bool, n int64, err error) {
+func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64, members []*shoalpb.Peer) (next uint64, more bool, n int64, err error) {
 	sent := c.clock.now()
 	purges := g.purged.Load()
 	k := c.tell(p, g, 0)
 	defer k.end()
 	k.alone = true
-	k.req.Op = &shoalpb.Request_Pull{Pull: &shoalpb.Pull{Cursor: cursor, MaxBytes: pullBytes, Without: !v.has(p)}}
+	k.req.Op = &shoalpb.Request_Pull{Pull: &shoalpb.Pull{Cursor: cursor, MaxBytes: pullBytes, Members: members}}
 	reply, err := k.next(ctx)
 	if err != nil {
 		return 0, false, 0, err

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -407,22 +408,75 @@ func TestLastPullThatSpansAChangeBeginsAnew(t *testing.T) {
 // Who has not taken the leaver off its list keeps nothing of what goes to it yet, and would not ask again.
 func TestWhoStillListsALeaverWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		single := must1(t, shoal.New, &shoal.Options{Self: "b", Discovery: shoal.Static("b"), Logger: quiet})
+		ready(t, single)
+		_, hello := post(t, single, marshal(t, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: &shoalpb.Hello{}}}))
+		must(t, single.Shutdown(t.Context()))
+		onlyB, id := hello.Sender.View, hello.Sender.Id
+		a, b := &shoalpb.Peer{Id: []byte("a"), Weight: 1}, &shoalpb.Peer{Id: id, Weight: 1}
+
 		f := newFleet[string](t, 2, nil, nil, nil)
 		setAll(t, f.groups[0], "k", 20, "value")
 		f.Delay(1, 0, 200*time.Millisecond)
 		var wg sync.WaitGroup
 		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
 		time.Sleep(300 * time.Millisecond)
-		for _, without := range []bool{false, true} {
+		pull := func(view uint64, members ...*shoalpb.Peer) *shoalpb.Reply {
 			_, reply := post(t, f.Cache(0), marshal(t, &shoalpb.Request{
-				Group: []byte("things"), Sender: &shoalpb.Sender{Id: []byte("somebody"), Incarnation: 1},
-				Op: &shoalpb.Request_Pull{Pull: &shoalpb.Pull{MaxBytes: 1 << 20, Without: without}},
+				Group: []byte("things"), Sender: &shoalpb.Sender{Id: id, Incarnation: 1, View: view},
+				Op: &shoalpb.Request_Pull{Pull: &shoalpb.Pull{MaxBytes: 1 << 20, Members: members}},
 			}))
-			if p := reply.GetPulled(); p == nil || p.Wait == without || len(p.Entries) > 0 != without {
-				t.Errorf("without it: %v; %v", without, reply)
+			return reply
+		}
+		for name, reply := range map[string]*shoalpb.Reply{
+			"it is listed": pull(1), "two lists": pull(1, a, b), "not on its own list": pull(1, a),
+		} {
+			if p := reply.GetPulled(); p == nil || !p.Wait || len(p.Entries) > 0 {
+				t.Errorf("%s: %v", name, reply)
+			}
+		}
+		if p := pull(onlyB, b).GetPulled(); p == nil || p.Wait || len(p.Entries) == 0 {
+			t.Errorf("it alone: %v", p)
+		}
+		for name, reply := range map[string]*shoalpb.Reply{
+			"out of order": pull(1, b, a), "twice": pull(1, a, a), "without a weight": pull(1, &shoalpb.Peer{Id: id}),
+			"many": pull(1, slices.Repeat([]*shoalpb.Peer{b}, 20_000)...),
+		} {
+			if r := reply.GetRefused(); r.GetReason() != shoalpb.Refused_MALFORMED {
+				t.Errorf("%s: %v", name, reply)
 			}
 		}
 		wg.Wait()
+	})
+}
+
+// Where lists differ, as when many leave and come at once, each is given its share, and not all that there is.
+func TestLeaverSharesOutByTheListsOfThoseWhoPull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 6
+		f := newFleet[string](t, size, nil, nil, nil)
+		value := strings.Repeat("v", 50_000)
+		keys := allOwnedBy(f.Cluster, 0, 200)
+		for _, key := range keys {
+			must(t, f.groups[0].Set(t.Context(), key, value))
+		}
+		for i := 1; i < size-1; i++ {
+			f.See(i, 0, 1, 2, 3, 4)
+		}
+		time.Sleep(2 * time.Minute)
+		before := f.Cache(0).Stats().Requests
+		must(t, f.Cache(0).Shutdown(t.Context()))
+		if n := f.Cache(0).Stats().Requests - before; n > 65 { // all, four times, are 80 at least
+			t.Errorf("%d requests for 10 MB", n)
+		}
+		time.Sleep(time.Second)
+		f.Kill(0)
+		for i := 1; i < size-1; i++ {
+			f.See(i, 1, 2, 3, 4)
+		}
+		if n := lostOf(t, f.groups[1], keys, value); n > 0 {
+			t.Errorf("%d of %d are lost", n, len(keys))
+		}
 	})
 }
 

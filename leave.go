@@ -11,6 +11,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/shoalcache/shoal/consistenthash"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // leave stops looking for peers, and makes this process one that owns nothing, once the others know. It returns those to whom
@@ -87,8 +90,9 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
 type handover struct {
-	mu    sync.Mutex // guards done
+	mu    sync.Mutex // guards done and views
 	done  map[handed]bool
+	views map[uint64]*view // of those who pull, by digest
 	news  chan struct{}
 	begun atomic.Bool
 }
@@ -110,6 +114,42 @@ func (h *handover) pulled(incarnation uint64, g *group, all bool) {
 	case h.news <- struct{}{}:
 	default:
 	}
+}
+
+// mostViews bounds the views that are remembered, each of which takes some time to make.
+const mostViews = 16
+
+// viewOf returns the view of members.
+func (h *handover) viewOf(digest uint64, members []*shoalpb.Peer, place func([]consistenthash.Member) consistenthash.Map) (*view, error) {
+	h.mu.Lock()
+	v := h.views[digest]
+	h.mu.Unlock()
+	if v != nil {
+		return v, nil
+	}
+	if len(members) > maxStrangers {
+		return nil, fmt.Errorf("%d members are too many", len(members))
+	}
+	all := make([]*peer, len(members))
+	for i, m := range members {
+		switch {
+		case !validWeight(m.Weight):
+			return nil, fmt.Errorf("a weight of %v", m.Weight)
+		case i > 0 && string(m.Id) <= all[i-1].ID:
+			return nil, fmt.Errorf("%q after %q", m.Id, all[i-1].ID)
+		}
+		all[i] = &peer{Peer: Peer{ID: string(m.Id), Zone: string(m.Zone), Weight: m.Weight}}
+	}
+	if v = newView(place, all); v.digest != digest {
+		return v, nil // its sender has another by now
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.views == nil || len(h.views) >= mostViews {
+		h.views = make(map[uint64]*view)
+	}
+	h.views[digest] = v
+	return v, nil
 }
 
 // isDone reports whether all have pulled from all groups.

@@ -168,18 +168,31 @@ func (p *peers) warmingSince() time.Duration {
 	return 0
 }
 
+// newView returns who owns what if these are the members, which are in the order of their IDs. This process is none of them.
+func newView(place func([]consistenthash.Member) consistenthash.Map, members []*peer) *view {
+	v := &view{members: members, self: -1}
+	if len(members) == 0 {
+		return v
+	}
+	ring, digest := make([]consistenthash.Member, len(members)), xxhash.New()
+	for i, m := range members {
+		ring[i] = consistenthash.Member{ID: m.ID, Weight: m.Weight}
+		fmt.Fprintf(digest, "%q %v %q\n", m.ID, m.Weight, m.Zone)
+		v.zoned = v.zoned || m.Zone != members[0].Zone
+	}
+	v.owners, v.digest = place(ring), digest.Sum64()
+	return v
+}
+
 // swap makes members, which are in the order of their IDs, the view.
 func (p *peers) swap(members []*peer, alone bool) {
 	old := p.view.Load()
-	v := &view{members: make([]*peer, len(members)), self: -1, alone: alone, number: old.number + 1, since: p.clock.now()}
-	ring, digest := make([]consistenthash.Member, len(members)), xxhash.New()
+	v := newView(p.place, members)
+	v.members, v.alone, v.number, v.since = make([]*peer, len(members)), alone, old.number+1, p.clock.now()
 	for i, m := range members {
 		if m.incarnation == p.incarnation {
 			v.self = i
 		}
-		ring[i] = consistenthash.Member{ID: m.ID, Weight: m.Weight}
-		fmt.Fprintf(digest, "%q %v %q\n", m.ID, m.Weight, m.Zone)
-
 		member := &peer{Peer: m.Peer, incarnation: m.incarnation, counts: new(peerCounts)}
 		if j, known := old.find(m.ID); known {
 			member.counts = old.members[j].counts
@@ -195,10 +208,6 @@ func (p *peers) swap(members []*peer, alone bool) {
 			member.line = p.lineTo(m.Addr)
 		}
 		v.members[i] = member
-		v.zoned = v.zoned || m.Zone != members[0].Zone
-	}
-	if len(members) > 0 {
-		v.owners, v.digest = p.place(ring), digest.Sum64()
 	}
 	for _, f := range old.former {
 		if f.isOpen(v.since, p.window) {

@@ -1656,10 +1656,11 @@ func (x *Peek) GetHold() bool {
 
 // A Pull asks for what a process has of a group that the sender owns.
 type Pull struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cursor        uint64                 `protobuf:"varint,1,opt,name=cursor,proto3" json:"cursor,omitempty"`                     // where the last answer has ended; 0: nowhere
-	MaxBytes      int64                  `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // of the answer, about
-	Without       bool                   `protobuf:"varint,3,opt,name=without,proto3" json:"without,omitempty"`                   // the sender sees others than the process that it asks, and has pulled nothing before it did
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Cursor   uint64                 `protobuf:"varint,1,opt,name=cursor,proto3" json:"cursor,omitempty"`                     // where the last answer has ended; 0: nowhere
+	MaxBytes int64                  `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // of the answer, about
+	// Of the sender's view, if the process that it asks, which leaves, is none of them: what is asked for goes by these.
+	Members       []*Peer `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1708,11 +1709,11 @@ func (x *Pull) GetMaxBytes() int64 {
 	return 0
 }
 
-func (x *Pull) GetWithout() bool {
+func (x *Pull) GetMembers() []*Peer {
 	if x != nil {
-		return x.Without
+		return x.Members
 	}
-	return false
+	return nil
 }
 
 type Pulled struct {
@@ -2561,6 +2562,8 @@ type Peer struct {
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
 	Past          bool                   `protobuf:"varint,3,opt,name=past,proto3" json:"past,omitempty"` // it was in a view once, and is not in the present one
+	Zone          []byte                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`  // and weight: of a Pull's
+	Weight        float64                `protobuf:"fixed64,5,opt,name=weight,proto3" json:"weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2614,6 +2617,20 @@ func (x *Peer) GetPast() bool {
 		return x.Past
 	}
 	return false
+}
+
+func (x *Peer) GetZone() []byte {
+	if x != nil {
+		return x.Zone
+	}
+	return nil
+}
+
+func (x *Peer) GetWeight() float64 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
 }
 
 // A Holder is a process that may serve a value until its lease has ended.
@@ -3209,11 +3226,11 @@ const file_shoal_proto_rawDesc = "" +
 	"\x04held\x18\x01 \x01(\bR\x04held\",\n" +
 	"\x04Peek\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
-	"\x04hold\x18\x02 \x01(\bR\x04hold\"U\n" +
+	"\x04hold\x18\x02 \x01(\bR\x04hold\"e\n" +
 	"\x04Pull\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\x04R\x06cursor\x12\x1b\n" +
-	"\tmax_bytes\x18\x02 \x01(\x03R\bmaxBytes\x12\x18\n" +
-	"\awithout\x18\x03 \x01(\bR\awithout\"s\n" +
+	"\tmax_bytes\x18\x02 \x01(\x03R\bmaxBytes\x12(\n" +
+	"\amembers\x18\x03 \x03(\v2\x0e.shoal.v1.PeerR\amembers\"s\n" +
 	"\x06Pulled\x12)\n" +
 	"\aentries\x18\x01 \x03(\v2\x0f.shoal.v1.EntryR\aentries\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\x04R\x06cursor\x12\x12\n" +
@@ -3273,11 +3290,13 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05error\x18\a \x01(\fR\x05error\x12+\n" +
 	"\arefused\x18\x06 \x01(\v2\x11.shoal.v1.RefusedR\arefused\x12*\n" +
 	"\breplicas\x18\b \x03(\v2\x0e.shoal.v1.PeerR\breplicas\x12!\n" +
-	"\x03now\x18\t \x01(\v2\x0f.shoal.v1.ValueR\x03now\">\n" +
+	"\x03now\x18\t \x01(\v2\x0f.shoal.v1.ValueR\x03now\"j\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
-	"\x04past\x18\x03 \x01(\bR\x04past\"J\n" +
+	"\x04past\x18\x03 \x01(\bR\x04past\x12\x12\n" +
+	"\x04zone\x18\x04 \x01(\fR\x04zone\x12\x16\n" +
+	"\x06weight\x18\x05 \x01(\x01R\x06weight\"J\n" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
@@ -3418,34 +3437,35 @@ var file_shoal_proto_depIdxs = []int32{
 	7,  // 31: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
 	32, // 32: shoal.v1.Hello.peers:type_name -> shoal.v1.Peer
 	5,  // 33: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
-	20, // 34: shoal.v1.Pulled.entries:type_name -> shoal.v1.Entry
-	11, // 35: shoal.v1.Entry.value:type_name -> shoal.v1.Value
-	20, // 36: shoal.v1.Replicate.entries:type_name -> shoal.v1.Entry
-	27, // 37: shoal.v1.Items.items:type_name -> shoal.v1.Item
-	11, // 38: shoal.v1.Item.value:type_name -> shoal.v1.Value
-	13, // 39: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
-	25, // 40: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
-	40, // 41: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
-	15, // 42: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
-	0,  // 43: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
-	29, // 44: shoal.v1.Write.changes:type_name -> shoal.v1.Change
-	31, // 45: shoal.v1.Written.results:type_name -> shoal.v1.Result
-	32, // 46: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
-	33, // 47: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
-	25, // 48: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
-	40, // 49: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
-	32, // 50: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
-	11, // 51: shoal.v1.Result.now:type_name -> shoal.v1.Value
-	35, // 52: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	37, // 53: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	33, // 54: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	32, // 55: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
-	1,  // 56: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	32, // 34: shoal.v1.Pull.members:type_name -> shoal.v1.Peer
+	20, // 35: shoal.v1.Pulled.entries:type_name -> shoal.v1.Entry
+	11, // 36: shoal.v1.Entry.value:type_name -> shoal.v1.Value
+	20, // 37: shoal.v1.Replicate.entries:type_name -> shoal.v1.Entry
+	27, // 38: shoal.v1.Items.items:type_name -> shoal.v1.Item
+	11, // 39: shoal.v1.Item.value:type_name -> shoal.v1.Value
+	13, // 40: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
+	25, // 41: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
+	40, // 42: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
+	15, // 43: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
+	0,  // 44: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
+	29, // 45: shoal.v1.Write.changes:type_name -> shoal.v1.Change
+	31, // 46: shoal.v1.Written.results:type_name -> shoal.v1.Result
+	32, // 47: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
+	33, // 48: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
+	25, // 49: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
+	40, // 50: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	32, // 51: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
+	11, // 52: shoal.v1.Result.now:type_name -> shoal.v1.Value
+	35, // 53: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	37, // 54: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	33, // 55: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	32, // 56: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
+	1,  // 57: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
