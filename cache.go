@@ -42,6 +42,7 @@ type Cache struct {
 	slots    *semaphore.Weighted
 	requests atomic.Int64
 	refused  refusalCounts
+	pullers  pullers
 
 	mu     sync.RWMutex // guards what follows
 	groups map[string]*group
@@ -116,6 +117,7 @@ func New(opts *Options) (*Cache, error) {
 		goodbye:     c.goodbye,
 		swapped:     c.viewSwapped,
 		lineTo:      c.lineTo,
+		pullsEnd:    c.pullers.end,
 		closeIdle:   c.closeIdle,
 		timeout:     o.PeerTimeout,
 		window:      max(o.Warm, 4*maxLease),
@@ -216,6 +218,11 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 	if err == nil && c.opts.Warm > 0 {
 		if cause := c.handOver(ctx, heirs); cause != nil {
 			err = fmt.Errorf("shoal: not all has been handed over: %w", cause)
+		}
+	}
+	for _, p := range slices.Concat(c.peers.everybody()) { // from here on POSTs go to them: streams end with this process
+		if p.line != nil {
+			p.line.close()
 		}
 	}
 	if idle := c.noWrites(); idle != nil {

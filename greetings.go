@@ -348,7 +348,7 @@ func (c *Cache) unknownTo(sender *shoalpb.Sender) []*shoalpb.Peer {
 // message names the members of v for who is to know by them who owns a key.
 func (v *view) message() (all []*shoalpb.Peer) {
 	for _, m := range v.members {
-		all = append(all, &shoalpb.Peer{Id: []byte(m.ID), Zone: []byte(m.Zone), Weight: m.Weight})
+		all = append(all, &shoalpb.Peer{Id: []byte(m.ID), Zone: []byte(m.Zone), Weight: m.Weight, Incarnation: m.incarnation})
 	}
 	return all
 }

@@ -7,9 +7,11 @@ package shoal
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -281,7 +283,7 @@ func (a *answering) pull(p *shoalpb.Pull) {
 	}
 	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Pulled{Pulled: pulled}})
 	if last && agrees {
-		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, !pulled.More)
+		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, v, !pulled.More)
 	}
 }
 
@@ -310,7 +312,7 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags for longer is not waited for
 	for retry := firstRetry; len(left) > 0 && ctx.Err() == nil; retry = min(2*retry, lastProbe) {
 		left = slices.DeleteFunc(left, func(s source) bool {
-			err := c.pullAll(ctx, s.peer, s.group)
+			err := c.pullOnce(ctx, s.peer, s.group)
 			if err != nil && err != errLags && !isNoGroup(err) && ctx.Err() == nil {
 				c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", s.ID, "group", s.name, "error", err)
 			}
@@ -347,10 +349,79 @@ func (c *Cache) pullNew(g *group) chan struct{} {
 	return over
 }
 
-// pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it.
-func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
+// pullers keep two changes of view that follow each other from pulling the same twice at once.
+type pullers struct {
+	mu      sync.Mutex // guards running
+	running map[pulledFrom]*puller
+}
+
+type pulledFrom struct {
+	incarnation uint64
+	group       *group
+}
+
+// A puller is somebody who pulls.
+type puller struct {
+	over chan struct{}
+	view *view // by which all has been pulled; nil: it has failed
+}
+
+// pullOnce is pullAll, or waits for one that is under way and sees the same in the end.
+func (c *Cache) pullOnce(ctx context.Context, p *peer, g *group) (err error) {
+	r, from, mine := &c.pullers, pulledFrom{p.incarnation, g}, &puller{over: make(chan struct{})}
+	for {
+		r.mu.Lock()
+		other := r.running[from]
+		if other == nil {
+			if ctx.Err() != nil {
+				r.mu.Unlock()
+				return ctx.Err()
+			}
+			if r.running == nil {
+				r.running = make(map[pulledFrom]*puller)
+			}
+			r.running[from] = mine
+		}
+		r.mu.Unlock()
+		if other == nil {
+			break
+		}
+		select {
+		case <-other.over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if other.view == c.peers.view.Load() {
+			return nil
+		}
+	}
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.running, from)
+		close(mine.over)
+	}()
+	mine.view, err = c.pullAll(ctx, p, g)
+	return err
+}
+
+// end waits until nobody pulls any more, when pulls have been given up.
+func (r *pullers) end(ctx context.Context) {
+	r.mu.Lock()
+	running := slices.Collect(maps.Values(r.running))
+	r.mu.Unlock()
+	for _, p := range running {
+		select {
+		case <-p.over:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it. It returns the
+// view by which it has got that.
+func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) (v *view, err error) {
 	var (
-		v       *view
 		members []*shoalpb.Peer
 		cursor  uint64
 	)
@@ -362,13 +433,15 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) error {
 			}
 		}
 		var n int64
-		var err error
-		if cursor, more, n, err = c.pull(ctx, p, g, cursor, members); err != nil {
-			return err
+		// A page that is on its way is waited for, even if this process is about to leave: who gives it may have no other.
+		if cursor, more, n, err = c.pull(context.WithoutCancel(ctx), p, g, cursor, members); err != nil {
+			return nil, err
 		}
-		sleep(ctx, time.Duration(n)*time.Second/pullRate)
+		if sleep(ctx, time.Duration(n)*time.Second/pullRate); ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 	}
-	return ctx.Err()
+	return v, nil
 }
 
 // pull gets some of it, n bytes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -145,6 +146,81 @@ func TestScalingLoadsNothingAgain(t *testing.T) {
 		}
 		c.end()
 		f.wantFewLoads(t, keys)
+	})
+}
+
+// … and when a quarter of them is replaced at once, as a Deployment of Kubernetes does, though everybody's list lags.
+func TestReplacingAQuarterAtOnceLoadsLittleAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys, size, atOnce = 400, 8, 2
+		get := slow(5 * time.Millisecond)
+		f := newFleet(t, 2*size, nil, get, nil)
+		var (
+			c       crowd
+			mu      sync.Mutex // guards listed
+			listed  []int
+			telling sync.WaitGroup
+		)
+		list := func(change func()) []int {
+			mu.Lock()
+			defer mu.Unlock()
+			change()
+			return slices.Clone(listed)
+		}
+		now := func() []int { return list(func() {}) }
+		tell := func() {
+			for _, i := range now() {
+				telling.Go(func() {
+					time.Sleep(rand.N(2 * time.Second))
+					f.See(i, now()...)
+				})
+			}
+		}
+		for i := range size {
+			f.Kill(size + i)
+			listed = append(listed, i)
+		}
+		for i := range size {
+			f.See(i, listed...)
+		}
+		for i := range size {
+			c.gather(t, i, f.groups[i], keys)
+		}
+		time.Sleep(30 * time.Second)
+		for i := 0; i < size; i += atOnce {
+			var wg sync.WaitGroup
+			for leaves := i; leaves < i+atOnce; leaves++ {
+				wg.Go(func() {
+					list(func() { listed = slices.DeleteFunc(listed, func(i int) bool { return i == leaves }) })
+					c.leaves(leaves)
+					began := time.Now()
+					must(t, f.Cache(leaves).Shutdown(t.Context()))
+					if took := time.Since(began); took > 800*time.Millisecond { // of two that leave, neither waits for the other
+						t.Errorf("it took %v to leave", took)
+					}
+					time.Sleep(100 * time.Millisecond) // what it has said has arrived
+					f.Kill(leaves)
+				})
+				wg.Go(func() {
+					comes := leaves + size
+					time.Sleep(rand.N(time.Second))
+					f.See(comes, list(func() { listed = append(listed, comes) })...)
+					f.join(comes, get, nil)
+					must(t, f.Cache(comes).Ready(t.Context()))
+					c.gather(t, comes, f.groups[comes], keys)
+				})
+			}
+			tell()
+			wg.Wait()
+			tell()
+			time.Sleep(rand.N(3 * time.Second))
+		}
+		telling.Wait()
+		time.Sleep(5 * time.Second)
+		c.end()
+		if n := f.loads.Load(); n < keys || n > keys+keys/40 {
+			t.Errorf("%d loads of %d keys", n, keys)
+		}
 	})
 }
 
@@ -447,6 +523,63 @@ func TestWhoStillListsALeaverWaits(t *testing.T) {
 			}
 		}
 		wg.Wait()
+	})
+}
+
+// What one has would have gone to the other, by the lists of those who have heard of one of them only.
+func TestTwoThatLeaveAtOnceLoseNothing(t *testing.T) {
+	for _, lag := range []time.Duration{0, 5, 20, 100} {
+		for _, delay := range []time.Duration{0, 5, 50} {
+			synctest.Test(t, func(t *testing.T) {
+				const size = 5
+				f := newFleet[string](t, size, nil, nil, nil)
+				keys := setAll(t, f.groups[0], "k", 200, "value")
+				time.Sleep(2 * time.Minute)
+				for from := range size {
+					for to := range size {
+						f.Delay(from, to, delay*time.Millisecond)
+					}
+				}
+				var wg sync.WaitGroup
+				for i := range 2 {
+					wg.Go(func() {
+						time.Sleep(time.Duration(i) * lag * time.Millisecond)
+						must(t, f.Cache(i).Shutdown(t.Context()))
+						time.Sleep(100 * time.Millisecond) // what it has said has arrived
+						f.Kill(i)
+					})
+				}
+				wg.Wait()
+				time.Sleep(time.Second)
+				if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
+					t.Errorf("the second %d ms after the first, %d ms away: %d of %d are lost", lag, delay, n, len(keys))
+				}
+			})
+		}
+	}
+}
+
+// … even if the others hear late that the second leaves, when they have pulled from the first already.
+func TestLeaverWaitsForThoseWhoHearLateOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 4, nil, nil, nil)
+		keys := setAll(t, f.groups[0], "k", 200, "value")
+		time.Sleep(2 * time.Minute)
+		f.Delay(1, 2, 200*time.Millisecond)
+		f.Delay(1, 3, 200*time.Millisecond)
+		var wg sync.WaitGroup
+		for i := range 2 {
+			wg.Go(func() {
+				must(t, f.Cache(i).Shutdown(t.Context()))
+				time.Sleep(300 * time.Millisecond) // what it has said has arrived
+				f.Kill(i)
+			})
+		}
+		wg.Wait()
+		time.Sleep(time.Second)
+		if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
+			t.Errorf("%d of %d are lost", n, len(keys))
+		}
 	})
 }
 

@@ -266,6 +266,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 	if req.GetLeave() != nil && a.sender.GetIncarnation() != a.c.peers.incarnation {
 		return func(ctx context.Context, a *answering) {
 			a.c.peers.parts(ctx, a.sender.GetIncarnation())
+			a.c.handover.parts(a.sender.GetIncarnation())
 			for _, g := range a.c.allGroups() {
 				g.leases.forget(a.sender.GetIncarnation())
 			}

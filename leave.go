@@ -6,6 +6,7 @@ package shoal
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
 	}
+	p.pullsEnd(ctx)
 	told := make(map[*peer]bool)
 	for news := p.view.Load().self >= 0; news; { // until they have heard, they ask this process, which answers
 		news = false
@@ -90,8 +92,9 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
 type handover struct {
-	mu    sync.Mutex // guards done and views
-	done  map[handed]bool
+	mu    sync.Mutex       // guards what follows, but begun
+	done  map[handed]*view // who has pulled all, and by which view
+	gone  map[uint64]bool  // who has left as well, by incarnation
 	views map[uint64]*view // of those who pull, by digest
 	news  chan struct{}
 	begun atomic.Bool
@@ -102,14 +105,38 @@ type handed struct {
 	group       *group
 }
 
-// pulled takes note that somebody has pulled from a group, and whether that was all.
-func (h *handover) pulled(incarnation uint64, g *group, all bool) {
+// pulled takes note that somebody has pulled from a group what is its own by v, and whether that was all.
+func (h *handover) pulled(incarnation uint64, g *group, v *view, all bool) {
 	if !h.begun.Load() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done[handed{incarnation, g}] = all // or has begun anew
+	if all && !h.anyGoneLocked(v) {
+		h.done[handed{incarnation, g}] = v
+	} else {
+		delete(h.done, handed{incarnation, g}) // it has begun anew, or will
+	}
+	h.newsLocked()
+}
+
+// parts takes note that another has left: it pulls nothing, and what others have taken for its own they have still to pull.
+func (h *handover) parts(incarnation uint64) {
+	if !h.begun.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone[incarnation] = true
+	maps.DeleteFunc(h.done, func(_ handed, v *view) bool { return h.anyGoneLocked(v) })
+	h.newsLocked()
+}
+
+func (h *handover) anyGoneLocked(v *view) bool {
+	return slices.ContainsFunc(v.members, func(m *peer) bool { return h.gone[m.incarnation] })
+}
+
+func (h *handover) newsLocked() {
 	select {
 	case h.news <- struct{}{}:
 	default:
@@ -138,7 +165,7 @@ func (h *handover) viewOf(digest uint64, members []*shoalpb.Peer, place func([]c
 		case i > 0 && string(m.Id) <= all[i-1].ID:
 			return nil, fmt.Errorf("%q after %q", m.Id, all[i-1].ID)
 		}
-		all[i] = &peer{Peer: Peer{ID: string(m.Id), Zone: string(m.Zone), Weight: m.Weight}}
+		all[i] = &peer{Peer: Peer{ID: string(m.Id), Zone: string(m.Zone), Weight: m.Weight}, incarnation: m.Incarnation}
 	}
 	if v = newView(place, all); v.digest != digest {
 		return v, nil // its sender has another by now
@@ -158,7 +185,7 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 	defer h.mu.Unlock()
 	for _, p := range all {
 		for _, g := range groups {
-			if !p.counts.breaker.open.Load() && !h.done[handed{p.incarnation, g}] {
+			if !h.gone[p.incarnation] && !p.counts.breaker.open.Load() && h.done[handed{p.incarnation, g}] == nil {
 				return false
 			}
 		}
@@ -167,7 +194,7 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 }
 
 func (h *handover) begin() {
-	h.done, h.news = make(map[handed]bool), make(chan struct{}, 1)
+	h.done, h.gone, h.news = make(map[handed]*view), make(map[uint64]bool), make(chan struct{}, 1)
 	h.begun.Store(true)
 }
 

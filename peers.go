@@ -27,7 +27,8 @@ type peers struct {
 	tellMissed  func(ctx context.Context, p *peer, since time.Duration) error // … of writes since then
 	goodbye     func(ctx context.Context, p *peer) error                      // tells it that this process leaves
 	pulls       func(ctx context.Context, t *takeover, taken func())
-	swapped     func(old, new *view) // called after each change of view
+	pullsEnd    func(ctx context.Context) // waits for those that life has ended
+	swapped     func(old, new *view)      // called after each change of view
 	lineTo      func(addr string) *line
 	closeIdle   func()        // ends connections that carry nothing
 	timeout     time.Duration // PeerTimeout

@@ -263,10 +263,20 @@ func (p *peers) takeOver(old, v *view, taken func()) {
 		taken()
 		return
 	}
-	t := &takeover{until: p.clock.now() + p.window}
-	for _, m := range old.members {
-		if _, ok := v.find(m.ID); !ok {
-			t.owners = append(t.owners, m) // all that it had has gone to others
+	now := p.clock.now()
+	t := &takeover{until: now + p.window}
+	for i := range v.former {
+		f := &v.former[i]
+		if !f.isOpen(now, p.window) {
+			continue
+		}
+		for _, m := range f.members {
+			// All that it had has gone to others: some of it, maybe, to one that has left now, before that could have it.
+			_, ok := v.find(m.ID)
+			here := !m.counts.breaker.open.Load() || old.has(m)
+			if !ok && here && !slices.ContainsFunc(t.owners, func(o *peer) bool { return o.incarnation == m.incarnation }) {
+				t.owners = append(t.owners, m)
+			}
 		}
 	}
 	gone := len(t.owners)

@@ -2562,8 +2562,9 @@ type Peer struct {
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
 	Past          bool                   `protobuf:"varint,3,opt,name=past,proto3" json:"past,omitempty"` // it was in a view once, and is not in the present one
-	Zone          []byte                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`  // and weight: of a Pull's
+	Zone          []byte                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`  // and weight and incarnation: of a Pull's
 	Weight        float64                `protobuf:"fixed64,5,opt,name=weight,proto3" json:"weight,omitempty"`
+	Incarnation   uint64                 `protobuf:"fixed64,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2629,6 +2630,13 @@ func (x *Peer) GetZone() []byte {
 func (x *Peer) GetWeight() float64 {
 	if x != nil {
 		return x.Weight
+	}
+	return 0
+}
+
+func (x *Peer) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -3290,13 +3298,14 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05error\x18\a \x01(\fR\x05error\x12+\n" +
 	"\arefused\x18\x06 \x01(\v2\x11.shoal.v1.RefusedR\arefused\x12*\n" +
 	"\breplicas\x18\b \x03(\v2\x0e.shoal.v1.PeerR\breplicas\x12!\n" +
-	"\x03now\x18\t \x01(\v2\x0f.shoal.v1.ValueR\x03now\"j\n" +
+	"\x03now\x18\t \x01(\v2\x0f.shoal.v1.ValueR\x03now\"\x8c\x01\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04past\x18\x03 \x01(\bR\x04past\x12\x12\n" +
 	"\x04zone\x18\x04 \x01(\fR\x04zone\x12\x16\n" +
-	"\x06weight\x18\x05 \x01(\x01R\x06weight\"J\n" +
+	"\x06weight\x18\x05 \x01(\x01R\x06weight\x12 \n" +
+	"\vincarnation\x18\x06 \x01(\x06R\vincarnation\"J\n" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
