@@ -526,6 +526,22 @@ func TestWhoStillListsALeaverWaits(t *testing.T) {
 	})
 }
 
+// twoLeave has caches 0 and 1 end, the second some time after the first.
+func (f *fleet[V]) twoLeave(t *testing.T, lag time.Duration) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() {
+			time.Sleep(time.Duration(i) * lag)
+			must(t, f.Cache(i).Shutdown(t.Context()))
+			time.Sleep(300 * time.Millisecond) // what it has said has arrived
+			f.Kill(i)
+		})
+	}
+	wg.Wait()
+	time.Sleep(time.Second)
+}
+
 // What one has would have gone to the other, by the lists of those who have heard of one of them only.
 func TestTwoThatLeaveAtOnceLoseNothing(t *testing.T) {
 	for _, lag := range []time.Duration{0, 5, 20, 100} {
@@ -540,17 +556,7 @@ func TestTwoThatLeaveAtOnceLoseNothing(t *testing.T) {
 						f.Delay(from, to, delay*time.Millisecond)
 					}
 				}
-				var wg sync.WaitGroup
-				for i := range 2 {
-					wg.Go(func() {
-						time.Sleep(time.Duration(i) * lag * time.Millisecond)
-						must(t, f.Cache(i).Shutdown(t.Context()))
-						time.Sleep(100 * time.Millisecond) // what it has said has arrived
-						f.Kill(i)
-					})
-				}
-				wg.Wait()
-				time.Sleep(time.Second)
+				f.twoLeave(t, lag*time.Millisecond)
 				if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
 					t.Errorf("the second %d ms after the first, %d ms away: %d of %d are lost", lag, delay, n, len(keys))
 				}
@@ -567,16 +573,7 @@ func TestLeaverWaitsForThoseWhoHearLateOfAnother(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		f.Delay(1, 2, 200*time.Millisecond)
 		f.Delay(1, 3, 200*time.Millisecond)
-		var wg sync.WaitGroup
-		for i := range 2 {
-			wg.Go(func() {
-				must(t, f.Cache(i).Shutdown(t.Context()))
-				time.Sleep(300 * time.Millisecond) // what it has said has arrived
-				f.Kill(i)
-			})
-		}
-		wg.Wait()
-		time.Sleep(time.Second)
+		f.twoLeave(t, 0)
 		if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
 			t.Errorf("%d of %d are lost", n, len(keys))
 		}

@@ -4,6 +4,7 @@ package shoal
 
 import (
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -41,6 +42,23 @@ type formerView struct {
 func (f *formerView) isOpen(now, window time.Duration) bool {
 	over := time.Duration(f.after.over.Load())
 	return over == 0 || now < over+window
+}
+
+// formerMembers goes through the members of the views that this process had within the last window.
+func (v *view) formerMembers(now, window time.Duration) iter.Seq[*peer] {
+	return func(yield func(*peer) bool) {
+		for i := range v.former {
+			f := &v.former[i]
+			if !f.isOpen(now, window) {
+				continue
+			}
+			for _, m := range f.members {
+				if !yield(m) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // A peer is a member of a view.
@@ -265,18 +283,12 @@ func (p *peers) takeOver(old, v *view, taken func()) {
 	}
 	now := p.clock.now()
 	t := &takeover{until: now + p.window}
-	for i := range v.former {
-		f := &v.former[i]
-		if !f.isOpen(now, p.window) {
-			continue
-		}
-		for _, m := range f.members {
-			// All that it had has gone to others: some of it, maybe, to one that has left now, before that could have it.
-			_, ok := v.find(m.ID)
-			here := !m.counts.breaker.open.Load() || old.has(m)
-			if !ok && here && !slices.ContainsFunc(t.owners, func(o *peer) bool { return o.incarnation == m.incarnation }) {
-				t.owners = append(t.owners, m)
-			}
+	for m := range v.formerMembers(now, p.window) {
+		// All that it had has gone to others: some of it, maybe, to one that has left now, before that could have it.
+		_, ok := v.find(m.ID)
+		here := !m.counts.breaker.open.Load() || old.has(m)
+		if !ok && here && !slices.ContainsFunc(t.owners, func(o *peer) bool { return o.incarnation == m.incarnation }) {
+			t.owners = append(t.owners, m)
 		}
 	}
 	gone := len(t.owners)
@@ -331,17 +343,11 @@ func (p *peers) everybody() (must, may []*peer) {
 func (p *peers) past(now time.Duration) []*peer {
 	v := p.view.Load()
 	past := p.known.strangers(now)
-	for i := range v.former {
-		f := &v.former[i]
-		if !f.isOpen(now, p.window) {
-			continue
-		}
-		for _, m := range f.members {
-			j, ok := v.find(m.ID)
-			isThere := ok && v.members[j].Addr == m.Addr || m.incarnation == p.incarnation
-			if !isThere && !slices.ContainsFunc(past, func(s *peer) bool { return s.ID == m.ID && s.Addr == m.Addr }) {
-				past = append(past, m)
-			}
+	for m := range v.formerMembers(now, p.window) {
+		j, ok := v.find(m.ID)
+		isThere := ok && v.members[j].Addr == m.Addr || m.incarnation == p.incarnation
+		if !isThere && !slices.ContainsFunc(past, func(s *peer) bool { return s.ID == m.ID && s.Addr == m.Addr }) {
+			past = append(past, m)
 		}
 	}
 	return past
