@@ -31,8 +31,8 @@ type Cache struct {
 	hints    hints
 	handover handover
 	calls    sync.Pool
-	deaf     sync.Once       // to complain of a ResponseWriter that does not flush
-	own      *http.Transport // the one made for it, if Options has none
+	deaf     sync.Once  // to complain of a ResponseWriter that does not flush
+	own      transports // if Options has none
 
 	life context.Context // of what is tried again and again: it ends with Shutdown
 	end  context.CancelFunc
@@ -101,11 +101,12 @@ func New(opts *Options) (*Cache, error) {
 		groups: make(map[string]*group),
 	}
 	if c.opts.Transport == nil {
-		c.own = newTransport(o.PeerTimeout)
-		c.opts.Transport = c.own
+		c.own.dialTimeout = o.PeerTimeout
+		c.opts.Transport = &c.own
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.hints.cache = c
+	c.pullers.places = make(chan struct{}, mostPullers)
 	incarnation := rand.Uint64()
 	c.clock.epoch, c.clock.mark = time.Now(), incarnation&0xffff
 	c.peers = peers{
@@ -118,7 +119,7 @@ func New(opts *Options) (*Cache, error) {
 		swapped:     c.viewSwapped,
 		lineTo:      c.lineTo,
 		pullsEnd:    c.pullers.end,
-		closeIdle:   c.closeIdle,
+		closeIdle:   c.own.closeIdle,
 		timeout:     o.PeerTimeout,
 		window:      max(o.Warm, 4*maxLease),
 		log:         o.Logger,
@@ -238,14 +239,8 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 		g.thaw() // nobody asks for it any more
 	}
 	c.endConversations(ctx)
-	c.closeIdle()
+	c.own.closeAllIdle()
 	return err
-}
-
-func (c *Cache) closeIdle() {
-	if c.own != nil {
-		c.own.CloseIdleConnections()
-	}
 }
 
 // conversing takes note that v goes on until over is called, unless there are too many already.

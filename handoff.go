@@ -252,15 +252,15 @@ func (a *answering) pull(p *shoalpb.Pull) {
 	pulled := new(shoalpb.Pulled)
 	v := a.c.peers.view.Load()
 	last := len(p.Members) > 0 && v.self < 0 && a.c.left.Load()
-	if last && a.sender.GetView() != v.digest {
+	if last {
 		var err error
-		if v, err = a.c.handover.viewOf(a.sender.GetView(), p.Members, a.c.peers.place); err != nil {
+		if v, err = a.c.handover.viewOf(p.Members, a.c.peers.place); err != nil {
 			a.refuse(http.StatusBadRequest, shoalpb.Refused_MALFORMED, "whom the sender of a Pull sees: %v", err)
 			return
 		}
 	}
 	i, agrees := v.find(string(a.sender.GetId()))
-	agrees = agrees && a.sender.GetView() == v.digest && (last || v.members[i].incarnation == a.sender.GetIncarnation())
+	agrees = agrees && v.members[i].incarnation == a.sender.GetIncarnation() && (last || a.sender.GetView() == v.digest)
 	if !agrees {
 		pulled.Wait = true // or it would not get what this process takes for its own
 	} else {
@@ -293,42 +293,34 @@ const bytesPerItem = 48
 // pulls gets what this process keeps now from those who have had it, in the background. It calls taken when it has got all but
 // from those who see other owners for long, which it goes on asking.
 func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken func()) {
-	type source struct {
-		*group
-		*peer
-	}
-	var left []source
+	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
+	defer cancel()
+	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags for longer is not waited for
+	var all, had sync.WaitGroup
 	for _, g := range groups {
 		from := t.owners
 		if g.owners > 1 {
 			from = t.everyone
 		}
 		for _, p := range from {
-			left = append(left, source{g, p})
+			had.Add(1)
+			all.Go(func() {
+				got := sync.OnceFunc(had.Done)
+				defer got()
+				for retry := firstRetry; c.pullOnce(ctx, p, g) == errLags; retry = min(2*retry, lastProbe) {
+					if c.clock.now() > enough {
+						got()
+					}
+					pause(ctx, retry, nil)
+				}
+			})
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
-	defer cancel()
-	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags for longer is not waited for
-	for retry := firstRetry; len(left) > 0 && ctx.Err() == nil; retry = min(2*retry, lastProbe) {
-		left = slices.DeleteFunc(left, func(s source) bool {
-			err := c.pullOnce(ctx, s.peer, s.group)
-			if err != nil && err != errLags && !isNoGroup(err) && ctx.Err() == nil {
-				c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", s.ID, "group", s.name, "error", err)
-			}
-			return err != errLags
-		})
-		if taken != nil && (len(left) == 0 || c.clock.now() > enough) {
-			taken()
-			taken = nil
-		}
-		if len(left) > 0 {
-			pause(ctx, retry, nil)
-		}
-	}
+	had.Wait()
 	if taken != nil {
 		taken()
 	}
+	all.Wait()
 }
 
 // errLags is why nothing can be pulled from a process yet.
@@ -351,9 +343,15 @@ func (c *Cache) pullNew(g *group) chan struct{} {
 
 // pullers keep two changes of view that follow each other from pulling the same twice at once.
 type pullers struct {
-	mu      sync.Mutex // guards running
+	places chan struct{} // has an element for each process that is being asked
+
+	mu      sync.Mutex // guards what follows
 	running map[pulledFrom]*puller
+	free    time.Duration // when, on the clock, what has been pulled has taken the time it may
 }
+
+// mostPullers is how many processes are asked at once: one that does not answer must not hold up those that leave now.
+const mostPullers = 16
 
 type pulledFrom struct {
 	incarnation uint64
@@ -401,8 +399,25 @@ func (c *Cache) pullOnce(ctx context.Context, p *peer, g *group) (err error) {
 		delete(r.running, from)
 		close(mine.over)
 	}()
+	select {
+	case r.places <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.places }()
 	mine.view, err = c.pullAll(ctx, p, g)
+	if err != nil && err != errLags && !isNoGroup(err) && ctx.Err() == nil {
+		c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", p.ID, "group", g.name, "error", err)
+	}
 	return err
+}
+
+// rest returns how long to pause after n bytes.
+func (r *pullers) rest(now time.Duration, n int64) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.free = max(r.free, now) + time.Duration(n)*time.Second/pullRate
+	return r.free - now
 }
 
 // end waits until nobody pulls any more, when pulls have been given up.
@@ -437,7 +452,7 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) (v *view, err er
 		if cursor, more, n, err = c.pull(context.WithoutCancel(ctx), p, g, cursor, members); err != nil {
 			return nil, err
 		}
-		if sleep(ctx, time.Duration(n)*time.Second/pullRate); ctx.Err() != nil {
+		if sleep(ctx, c.pullers.rest(c.clock.now(), n)); ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 	}

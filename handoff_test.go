@@ -484,39 +484,35 @@ func TestLastPullThatSpansAChangeBeginsAnew(t *testing.T) {
 // Who has not taken the leaver off its list keeps nothing of what goes to it yet, and would not ask again.
 func TestWhoStillListsALeaverWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		single := must1(t, shoal.New, &shoal.Options{Self: "b", Discovery: shoal.Static("b"), Logger: quiet})
-		ready(t, single)
-		_, hello := post(t, single, marshal(t, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: &shoalpb.Hello{}}}))
-		must(t, single.Shutdown(t.Context()))
-		onlyB, id := hello.Sender.View, hello.Sender.Id
-		a, b := &shoalpb.Peer{Id: []byte("a"), Weight: 1}, &shoalpb.Peer{Id: id, Weight: 1}
-
+		a, b := &shoalpb.Peer{Id: []byte("a"), Weight: 1}, &shoalpb.Peer{Id: []byte("b"), Weight: 1, Incarnation: 1}
+		other := &shoalpb.Peer{Id: []byte("b"), Weight: 1, Incarnation: 2}
 		f := newFleet[string](t, 2, nil, nil, nil)
 		setAll(t, f.groups[0], "k", 20, "value")
 		f.Delay(1, 0, 200*time.Millisecond)
 		var wg sync.WaitGroup
 		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
 		time.Sleep(300 * time.Millisecond)
-		pull := func(view uint64, members ...*shoalpb.Peer) *shoalpb.Reply {
+		pull := func(members ...*shoalpb.Peer) *shoalpb.Reply {
 			_, reply := post(t, f.Cache(0), marshal(t, &shoalpb.Request{
-				Group: []byte("things"), Sender: &shoalpb.Sender{Id: id, Incarnation: 1, View: view},
+				Group: []byte("things"), Sender: &shoalpb.Sender{Id: []byte("b"), Incarnation: 1},
 				Op: &shoalpb.Request_Pull{Pull: &shoalpb.Pull{MaxBytes: 1 << 20, Members: members}},
 			}))
 			return reply
 		}
 		for name, reply := range map[string]*shoalpb.Reply{
-			"it is listed": pull(1), "two lists": pull(1, a, b), "not on its own list": pull(1, a),
+			"it is listed": pull(), "not on its own list": pull(a), "another is in its place": pull(a, other),
 		} {
 			if p := reply.GetPulled(); p == nil || !p.Wait || len(p.Entries) > 0 {
 				t.Errorf("%s: %v", name, reply)
 			}
 		}
-		if p := pull(onlyB, b).GetPulled(); p == nil || p.Wait || len(p.Entries) == 0 {
-			t.Errorf("it alone: %v", p)
+		all, half := pull(b).GetPulled(), pull(a, b).GetPulled()
+		if n, m := len(all.GetEntries()), len(half.GetEntries()); m == 0 || n <= m || all.Wait || half.Wait {
+			t.Errorf("it gets %d alone, and %d of two", n, m)
 		}
 		for name, reply := range map[string]*shoalpb.Reply{
-			"out of order": pull(1, b, a), "twice": pull(1, a, a), "without a weight": pull(1, &shoalpb.Peer{Id: id}),
-			"many": pull(1, slices.Repeat([]*shoalpb.Peer{b}, 20_000)...),
+			"out of order": pull(b, a), "twice": pull(a, a), "without a weight": pull(&shoalpb.Peer{Id: []byte("b")}),
+			"many": pull(slices.Repeat([]*shoalpb.Peer{b}, 20_000)...),
 		} {
 			if r := reply.GetRefused(); r.GetReason() != shoalpb.Refused_MALFORMED {
 				t.Errorf("%s: %v", name, reply)
@@ -565,19 +561,80 @@ func TestTwoThatLeaveAtOnceLoseNothing(t *testing.T) {
 	}
 }
 
-// … even if the others hear late that the second leaves, when they have pulled from the first already.
+// … even if the others hear late that the first leaves, when they have pulled from the second already: whether it heard of that
+// before it was to leave itself, or then.
 func TestLeaverWaitsForThoseWhoHearLateOfAnother(t *testing.T) {
+	for _, lag := range []time.Duration{0, 20, 50, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet[string](t, 4, nil, nil, nil)
+			keys := setAll(t, f.groups[0], "k", 200, "value")
+			time.Sleep(2 * time.Minute)
+			f.Delay(0, 1, 5*time.Millisecond)
+			f.Delay(0, 2, 300*time.Millisecond)
+			f.Delay(0, 3, 300*time.Millisecond)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				time.Sleep(2 * time.Millisecond) // what it has said first is on its way
+				f.Delay(0, 2, 0)
+				f.Delay(0, 3, 0)
+			})
+			f.twoLeave(t, lag*time.Millisecond)
+			wg.Wait()
+			if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
+				t.Errorf("the second %d ms after the first: %d of %d are lost", lag, n, len(keys))
+			}
+		})
+	}
+}
+
+// … and though it takes long to pull from the first.
+func TestTwoThatLeaveWithMuchLoseNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet[string](t, 4, nil, nil, nil)
-		keys := setAll(t, f.groups[0], "k", 200, "value")
+		const size = 5
+		f := newFleet[string](t, size, nil, nil, nil)
+		value := strings.Repeat("v", 50_000)
+		keys := setAll(t, f.groups[0], "k", 1000, value)
 		time.Sleep(2 * time.Minute)
-		f.Delay(1, 2, 200*time.Millisecond)
-		f.Delay(1, 3, 200*time.Millisecond)
-		f.twoLeave(t, 0)
-		if n := lostOf(t, f.groups[2], keys, "value"); n > 0 {
+		for from := range size {
+			for to := range size {
+				f.Delay(from, to, 100*time.Millisecond)
+			}
+		}
+		f.twoLeave(t, 5*time.Millisecond)
+		f.Heal()
+		time.Sleep(5 * time.Second)
+		if n := lostOf(t, f.groups[2], keys, value); n > 0 {
 			t.Errorf("%d of %d are lost", n, len(keys))
 		}
 	})
+}
+
+// … and though others that have left are asked too, and do not answer any more.
+func TestWhoLeavesAfterOthersHandsOver(t *testing.T) {
+	for dead := 1; dead < 5; dead++ {
+		synctest.Test(t, func(t *testing.T) {
+			const size = 8
+			f := newFleet[string](t, size, nil, nil, nil)
+			keys := setAll(t, f.groups[0], "k", 200, "value")
+			time.Sleep(2 * time.Minute)
+			for i := range dead {
+				must(t, f.Cache(i).Shutdown(t.Context()))
+				time.Sleep(100 * time.Millisecond) // what it has said has arrived
+				for other := range size {          // its host is gone
+					f.Delay(other, i, time.Hour)
+					f.Delay(i, other, time.Hour)
+				}
+			}
+			time.Sleep(6 * time.Second)
+			must(t, f.Cache(5).Shutdown(t.Context()))
+			time.Sleep(100 * time.Millisecond) // what it has said has arrived
+			f.Kill(5)
+			time.Sleep(5 * time.Second)
+			if n := lostOf(t, f.groups[7], keys, "value"); n > 0 {
+				t.Errorf("%d have left before: %d of %d are lost", dead, n, len(keys))
+			}
+		})
+	}
 }
 
 // Where lists differ, as when many leave and come at once, each is given its share, and not all that there is.

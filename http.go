@@ -39,30 +39,6 @@ const maxText = 16 << 10
 // lifted.
 const longestWrite = time.Minute
 
-// newTransport returns a transport for peers: it keeps connections for many callers at once, asks no proxy, and knows
-// unix://.
-func newTransport(dialTimeout time.Duration) *http.Transport {
-	dialer := net.Dialer{Timeout: dialTimeout}
-	return &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if path, ok := socketPath(addr); ok {
-				network, addr = "unix", path
-			}
-			conn, err := dialer.DialContext(ctx, network, addr)
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				// A connection that is given up has nothing to say any more. Else the kernel would go on sending what is in its
-				// buffer, and a Set whose error has been returned would come minutes later, after others that returned nil.
-				tcp.SetLinger(0)
-			}
-			return conn, err
-		},
-		MaxIdleConnsPerHost: 256,
-		IdleConnTimeout:     90 * time.Second,
-		TLSHandshakeTimeout: dialTimeout,
-		DisableCompression:  true,
-	}
-}
-
 // socketSuffix ends the host that stands for a Unix socket in a URL for net/http, which wants a host there. Before it
 // comes the socket's path in hexadecimal.
 const socketSuffix = ".unix-socket"

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/shoalcache/shoal/consistenthash"
 	"github.com/shoalcache/shoal/shoalpb"
 )
@@ -92,10 +93,10 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
 type handover struct {
-	mu    sync.Mutex       // guards what follows, but begun
-	done  map[handed]*view // who has pulled all, and by which view
-	gone  map[uint64]bool  // who has left as well, by incarnation
-	views map[uint64]*view // of those who pull, by digest
+	mu    sync.Mutex              // guards what follows, but begun
+	done  map[handed]*view        // who has pulled all, and by which view
+	gone  map[uint64]bool         // who has left, by incarnation
+	views map[uint64]func() *view // of those who pull, by what they say of them
 	news  chan struct{}
 	begun atomic.Bool
 }
@@ -120,15 +121,25 @@ func (h *handover) pulled(incarnation uint64, g *group, v *view, all bool) {
 	h.newsLocked()
 }
 
-// parts takes note that another has left: it pulls nothing, and what others have taken for its own they have still to pull.
+// parts takes note that another has left: it pulls nothing, and what others have taken for its own they have still to pull. It
+// may have left before this process does.
 func (h *handover) parts(incarnation uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone == nil || len(h.gone) >= maxStrangers {
+		h.gone = make(map[uint64]bool)
+	}
+	h.gone[incarnation] = true
 	if !h.begun.Load() {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.gone[incarnation] = true
-	maps.DeleteFunc(h.done, func(_ handed, v *view) bool { return h.anyGoneLocked(v) })
+	has := make(map[*view]bool) // many have the same
+	maps.DeleteFunc(h.done, func(_ handed, v *view) bool {
+		if _, known := has[v]; !known {
+			has[v] = slices.ContainsFunc(v.members, func(m *peer) bool { return m.incarnation == incarnation })
+		}
+		return has[v]
+	})
 	h.newsLocked()
 }
 
@@ -144,20 +155,14 @@ func (h *handover) newsLocked() {
 }
 
 // mostViews bounds the views that are remembered, each of which takes some time to make.
-const mostViews = 16
+const mostViews = 64
 
-// viewOf returns the view of members.
-func (h *handover) viewOf(digest uint64, members []*shoalpb.Peer, place func([]consistenthash.Member) consistenthash.Map) (*view, error) {
-	h.mu.Lock()
-	v := h.views[digest]
-	h.mu.Unlock()
-	if v != nil {
-		return v, nil
-	}
+// viewOf returns the view of members, which is made once for all who see the same.
+func (h *handover) viewOf(members []*shoalpb.Peer, place func([]consistenthash.Member) consistenthash.Map) (*view, error) {
 	if len(members) > maxStrangers {
 		return nil, fmt.Errorf("%d members are too many", len(members))
 	}
-	all := make([]*peer, len(members))
+	all, digest := make([]*peer, len(members)), xxhash.New()
 	for i, m := range members {
 		switch {
 		case !validWeight(m.Weight):
@@ -166,17 +171,24 @@ func (h *handover) viewOf(digest uint64, members []*shoalpb.Peer, place func([]c
 			return nil, fmt.Errorf("%q after %q", m.Id, all[i-1].ID)
 		}
 		all[i] = &peer{Peer: Peer{ID: string(m.Id), Zone: string(m.Zone), Weight: m.Weight}, incarnation: m.Incarnation}
-	}
-	if v = newView(place, all); v.digest != digest {
-		return v, nil // its sender has another by now
+		fmt.Fprintf(digest, "%q %v %q %x\n", m.Id, m.Weight, m.Zone, m.Incarnation)
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.views == nil || len(h.views) >= mostViews {
-		h.views = make(map[uint64]*view)
+	known := h.views[digest.Sum64()]
+	if known == nil {
+		if h.views == nil {
+			h.views = make(map[uint64]func() *view)
+		}
+		for other := range h.views {
+			if len(h.views) >= mostViews {
+				delete(h.views, other)
+			}
+		}
+		known = sync.OnceValue(func() *view { return newView(place, all) })
+		h.views[digest.Sum64()] = known
 	}
-	h.views[digest] = v
-	return v, nil
+	h.mu.Unlock()
+	return known(), nil
 }
 
 // isDone reports whether all have pulled from all groups.
@@ -194,7 +206,7 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 }
 
 func (h *handover) begin() {
-	h.done, h.gone, h.news = make(map[handed]*view), make(map[uint64]bool), make(chan struct{}, 1)
+	h.done, h.news = make(map[handed]*view), make(chan struct{}, 1)
 	h.begun.Store(true)
 }
 

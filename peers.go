@@ -5,6 +5,7 @@ package shoal
 // goroutine, peers.run. The view is immutable, and everybody reads it through one atomic pointer.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,9 @@ type peers struct {
 	pullsEnd    func(ctx context.Context) // waits for those that life has ended
 	swapped     func(old, new *view)      // called after each change of view
 	lineTo      func(addr string) *line
-	closeIdle   func()        // ends connections that carry nothing
-	timeout     time.Duration // PeerTimeout
-	window      time.Duration // Warm, or as long as it must be
+	closeIdle   func(addr string) // ends connections to there that carry nothing
+	timeout     time.Duration     // PeerTimeout
+	window      time.Duration     // Warm, or as long as it must be
 	log         *slog.Logger
 	clock       *clock
 
@@ -237,6 +238,7 @@ func (p *peers) list(ctx context.Context, old map[string]*candidate, list []Peer
 	for addr, c := range old {
 		if candidates[addr] != c {
 			c.cancel()
+			p.closeIdle(addr)
 		}
 	}
 	return candidates, errors.Join(bad...)
@@ -323,8 +325,9 @@ func (p *peers) report(c *candidate, g greeting) {
 		fallthrough
 	case g.err == nil:
 		c.silent, c.warned = 0, false
-	case c.silent == 0 && (c.met != nil || !c.asked):
-		if c.silent = now; c.said == 0 || now-c.said >= reportAgain {
+	case c.met != nil || !c.asked:
+		c.silent = cmp.Or(c.silent, now)
+		if !c.warned && (c.said == 0 || now-c.said >= reportAgain) {
 			c.said, c.warned = now, true
 			p.log.Warn("shoal: a listed peer does not answer, and will be asked again", "addr", g.addr, "error", g.err)
 		}

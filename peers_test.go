@@ -623,6 +623,16 @@ func TestLogSaysWhoComesGoesAndFallsSilent(t *testing.T) {
 			t.Errorf("of one that comes and goes for 400 seconds the log says %d times that it does not answer", again)
 		}
 
+		time.Sleep(2 * time.Minute)
+		f.Down(1)
+		ask()
+		f.Up(1)
+		ask()
+		f.Down(1)
+		ask() // too soon to be said
+		time.Sleep(2 * time.Minute)
+		said("it is silent for good", silent, "answers now", silent)
+
 		f.Kill(1)
 		f.See(0, 0)
 		time.Sleep(time.Second)

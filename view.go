@@ -44,11 +44,10 @@ func (f *formerView) isOpen(now, window time.Duration) bool {
 	return over == 0 || now < over+window
 }
 
-// formerMembers goes through the members of the views that this process had within the last window.
+// formerMembers goes through the members of the views that this process had within the last window, the last first.
 func (v *view) formerMembers(now, window time.Duration) iter.Seq[*peer] {
 	return func(yield func(*peer) bool) {
-		for i := range v.former {
-			f := &v.former[i]
+		for _, f := range slices.Backward(v.former) {
 			if !f.isOpen(now, window) {
 				continue
 			}
@@ -257,8 +256,10 @@ func (p *peers) swap(members []*peer, alone bool) {
 		defer p.repairing.Add(-1)
 		p.callRoll(p.life, old, v, last.after)
 		p.takeOver(old, v, func() { close(last.after.taken) })
-		if len(old.without(v)) > 0 {
-			p.closeIdle() // one that has never been used, as net/http may dial in vain, would hold up an http.Server's Shutdown for 5 s
+		for _, m := range old.members {
+			if !v.has(m) { // a connection that has never been used, as net/http dials some in vain, holds up an http.Server's Shutdown for 5 s
+				p.closeIdle(m.Addr)
+			}
 		}
 	})
 	for _, m := range old.members {
