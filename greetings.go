@@ -21,6 +21,7 @@ type met struct {
 	uptime time.Duration
 	owns   bool   // keys, by its own view
 	acted  bool   // it has owned some lately by a view without this process
+	left   bool   // it owns nothing any more
 	views  uint64 // how many it had had, which says what of it is the later word
 	names  []Peer // who may own keys, by views it has had
 }
@@ -101,6 +102,9 @@ func (p *peers) meets(m met) {
 			v.members[i].counts.keepsUntil.Store(int64(p.clock.now() + p.window/2)) // as long as what is frozen there
 		}
 		return
+	}
+	if m.left {
+		p.pullsFrom(m.peer)
 	}
 	if !m.owns || m.Addr == "" {
 		p.forgets(m.incarnation, m.views)
@@ -321,7 +325,7 @@ func (c *Cache) introduction(to func(*peer) bool) *shoalpb.Hello {
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
 		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
-		Acted: c.peers.hasActedWithout(to), Clock: c.clock.timeOfDay(),
+		Acted: c.peers.hasActedWithout(to), Clock: c.clock.timeOfDay(), Left: c.left.Load(),
 	}
 	for _, g := range c.allGroups() {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})

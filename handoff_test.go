@@ -903,6 +903,30 @@ func TestGroupsMadeLaterAreTakenOver(t *testing.T) {
 	})
 }
 
+// Lists that have come to some later than to others are no reason to drop, at the next change, what others own then.
+func TestJoinAfterListsThatLagged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 4, nil, nil, nil)
+		f.Kill(3)
+		for i := range 3 {
+			f.See(i, 0, 1, 2)
+			time.Sleep(time.Second)
+		}
+		keys := setAll(t, f.groups[0], "k", 200, "value")
+		time.Sleep(5 * time.Minute)
+		f.See(3, 0, 1, 2, 3)
+		f.join(3, nil, nil)
+		for i := range 3 {
+			f.See(i, 0, 1, 2, 3)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Second)
+		if n := lostOf(t, f.groups[0], keys, "value"); n > 0 {
+			t.Errorf("%d of %d are lost", n, len(keys))
+		}
+	})
+}
+
 // A server that ends waits five seconds for a connection that has not been used yet, and net/http has such ones.
 func TestWhoLeavesIsLeftNoConnections(t *testing.T) {
 	type node struct {

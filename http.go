@@ -379,9 +379,7 @@ func (c *Cache) heard(s *shoalpb.Sender) {
 			c.ownerIsBack(p)
 		}
 		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
-		if s.GetView() != c.peers.view.Load().digest {
-			c.peers.differing.CompareAndSwap(0, int64(c.clock.now()))
-		}
+		c.peers.compare(s.GetView() == c.peers.view.Load().digest)
 	}
 }
 

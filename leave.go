@@ -70,13 +70,8 @@ func (p *peers) heirs() []*peer {
 
 // parts takes out of the view a member that leaves. From a stranger, which has had keys by its own view, it only takes over.
 func (p *peers) parts(ctx context.Context, incarnation uint64) {
-	if s := p.known.stranger(incarnation, p.clock.now()); s != nil && p.pulls != nil {
-		p.repairing.Add(1)
-		go func() {
-			defer p.repairing.Add(-1)
-			some := []*peer{s}
-			p.pulls(p.life, &takeover{some, some, p.clock.now() + p.window}, nil)
-		}()
+	if s := p.known.stranger(incarnation, p.clock.now()); s != nil {
+		p.pullsFrom(s)
 	}
 	p.forgets(incarnation, math.MaxUint64)
 	if p.parting == nil {
@@ -91,11 +86,32 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 	}
 }
 
+// pullsFrom takes over what a process has that has left, unless this one has seen it as a member, and so does that anyway.
+func (p *peers) pullsFrom(m *peer) {
+	v, now := p.view.Load(), p.clock.now()
+	if v.self < 0 || p.pulls == nil || m.Addr == "" {
+		return
+	}
+	for former := range v.formerMembers(now, p.window) {
+		if former.incarnation == m.incarnation {
+			return
+		}
+	}
+	p.repairing.Add(1)
+	go func() {
+		defer p.repairing.Add(-1)
+		some := []*peer{m}
+		p.pulls(p.life, &takeover{some, some, now + p.window}, nil)
+	}()
+}
+
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
 type handover struct {
 	mu    sync.Mutex              // guards what follows, but begun
 	done  map[handed]*view        // who has pulled all, and by which view
 	gone  map[uint64]bool         // who has left, by incarnation
+	seen  map[*view]bool          // … whose members have been added to
+	later map[uint64]bool         // heirs of whom only others know, by incarnation
 	views map[uint64]func() *view // of those who pull, by what they say of them
 	news  chan struct{}
 	begun atomic.Bool
@@ -113,6 +129,12 @@ func (h *handover) pulled(incarnation uint64, g *group, v *view, all bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.seen[v] { // to whom the sender leaves the rest
+		h.seen[v] = true
+		for _, m := range v.members {
+			h.later[m.incarnation] = true
+		}
+	}
 	if all && !h.anyGoneLocked(v) {
 		h.done[handed{incarnation, g}] = v
 	} else {
@@ -196,17 +218,26 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range all {
-		for _, g := range groups {
-			if !h.gone[p.incarnation] && !p.counts.breaker.open.Load() && h.done[handed{p.incarnation, g}] == nil {
-				return false
-			}
+		delete(h.later, p.incarnation)
+		if !p.counts.breaker.open.Load() && !h.hasAllLocked(p.incarnation, groups) {
+			return false
+		}
+	}
+	for incarnation := range h.later {
+		if !h.hasAllLocked(incarnation, groups) {
+			return false
 		}
 	}
 	return true
 }
 
+func (h *handover) hasAllLocked(incarnation uint64, groups []*group) bool {
+	return h.gone[incarnation] || !slices.ContainsFunc(groups, func(g *group) bool { return h.done[handed{incarnation, g}] == nil })
+}
+
 func (h *handover) begin() {
 	h.done, h.news = make(map[handed]*view), make(chan struct{}, 1)
+	h.seen, h.later = make(map[*view]bool), make(map[uint64]bool)
 	h.begun.Store(true)
 }
 

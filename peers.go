@@ -43,7 +43,7 @@ type peers struct {
 
 	takeover  atomic.Pointer[takeover] // the last
 	repairing atomic.Int64             // changes of view of which not all has been taken over
-	// differing is when somebody was first seen to differ since the last change of view; 0: nobody has been.
+	// differing is when somebody was first seen to differ since the last change of view, or since all agreed; 0: nobody has been.
 	differing atomic.Int64
 
 	lists   chan []Peer       // what discovery has said
@@ -249,10 +249,12 @@ func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
 	last := lastRetry
 	for retry := firstRetry; ; retry = min(2*retry, last) {
 		met, err := p.hello(ctx, addr)
-		if err == nil && met.incarnation == c.left.Load() {
+		switch {
+		case err != nil:
+		case met.left || met.incarnation == c.left.Load():
+			p.meets(met)
 			err = errHasLeft
-		}
-		if err == nil {
+		default:
 			err = p.welcome(ctx, met)
 		}
 		select {

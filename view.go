@@ -410,6 +410,28 @@ func (p *peers) now(m *peer) *peer {
 	return m
 }
 
+// compare takes note of whether somebody agrees with the view.
+func (p *peers) compare(agrees bool) {
+	if agrees && p.differing.Load() != 0 && p.allAgree() {
+		p.differing.Store(0)
+		agrees = p.allAgree() // or another has been seen to differ in between
+	}
+	if !agrees {
+		p.differing.CompareAndSwap(0, int64(p.clock.now()))
+	}
+}
+
+// allAgree reports whether all were last seen to have the view, and nobody owns keys who is not in it.
+func (p *peers) allAgree() bool {
+	v := p.view.Load()
+	for i, m := range v.members {
+		if i != v.self && m.counts.shown.Load() != v.digest {
+			return false
+		}
+	}
+	return len(p.known.strangers(p.clock.now())) == 0
+}
+
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
 // lately, or somebody sees other owners, or did less than a lease ago, or did not see this process lately.
 func (p *peers) tellAll(key string, n int) bool {

@@ -902,6 +902,7 @@ type Hello struct {
 	Acted         bool                   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`    // it has owned keys lately by a view in which the other side was not
 	Clock         uint64                 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`    // the time by which it gives versions, in units of 2^16 ns
 	Untold        bool                   `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
+	Left          bool                   `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1002,6 +1003,13 @@ func (x *Hello) GetClock() uint64 {
 func (x *Hello) GetUntold() bool {
 	if x != nil {
 		return x.Untold
+	}
+	return false
+}
+
+func (x *Hello) GetLeft() bool {
+	if x != nil {
+		return x.Left
 	}
 	return false
 }
@@ -3178,7 +3186,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"\x86\x02\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\x9a\x02\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
@@ -3190,7 +3198,8 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05acted\x18\b \x01(\bR\x05acted\x12\x14\n" +
 	"\x05clock\x18\t \x01(\x04R\x05clock\x12\x16\n" +
 	"\x06untold\x18\n" +
-	" \x01(\bR\x06untold\"Q\n" +
+	" \x01(\bR\x06untold\x12\x12\n" +
+	"\x04left\x18\v \x01(\bR\x04left\"Q\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
