@@ -97,11 +97,20 @@ func (p *peers) pullsFrom(m *peer) {
 			return
 		}
 	}
+	some := []*peer{m}
+	t, last := takeover{owners: some, everyone: some, met: some, until: now + p.window}, p.takeover.Load()
+	known := false
+	if last != nil && now < last.until {
+		known = slices.ContainsFunc(last.met, func(o *peer) bool { return o.incarnation == m.incarnation })
+		t.owners, t.everyone, t.met = slices.Concat(last.owners, some), slices.Concat(last.everyone, some), slices.Concat(last.met, some)
+	}
+	if !known {
+		p.takeover.CompareAndSwap(last, &t) // for groups that are yet to be made
+	}
 	p.repairing.Add(1)
 	go func() {
 		defer p.repairing.Add(-1)
-		some := []*peer{m}
-		p.pulls(p.life, &takeover{some, some, now + p.window}, nil)
+		p.pulls(p.life, &takeover{owners: some, everyone: some, until: now + p.window}, nil)
 	}()
 }
 

@@ -273,6 +273,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 type takeover struct {
 	owners   []*peer // who may have had keys that it owns now
 	everyone []*peer // … or that it keeps as a replica
+	met      []*peer // of both, those that had left before this process knew them
 	until    time.Duration
 }
 
@@ -291,6 +292,10 @@ func (p *peers) takeOver(old, v *view, taken func()) {
 		if !ok && here && !slices.ContainsFunc(t.owners, func(o *peer) bool { return o.incarnation == m.incarnation }) {
 			t.owners = append(t.owners, m)
 		}
+	}
+	if last := p.takeover.Load(); last != nil && now < last.until {
+		t.met = slices.DeleteFunc(slices.Clone(last.met), func(m *peer) bool { return m.counts.breaker.open.Load() })
+		t.owners = append(t.owners, t.met...)
 	}
 	gone := len(t.owners)
 	was, member := old.find(p.self.ID)
