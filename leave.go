@@ -98,20 +98,20 @@ func (p *peers) pullsFrom(m *peer) {
 		}
 	}
 	some := []*peer{m}
-	t, last := takeover{owners: some, everyone: some, met: some, until: now + p.window}, p.takeover.Load()
-	known := false
-	if last != nil && now < last.until {
-		known = slices.ContainsFunc(last.met, func(o *peer) bool { return o.incarnation == m.incarnation })
-		t.owners, t.everyone, t.met = slices.Concat(last.owners, some), slices.Concat(last.everyone, some), slices.Concat(last.met, some)
-	}
-	if !known {
-		p.takeover.CompareAndSwap(last, &t) // for groups that are yet to be made
-	}
+	t := &takeover{owners: some, everyone: some, met: some, until: now + p.window}
 	p.repairing.Add(1)
 	go func() {
 		defer p.repairing.Add(-1)
-		p.pulls(p.life, &takeover{owners: some, everyone: some, until: now + p.window}, nil)
+		p.pulls(p.life, t, nil)
 	}()
+	all, last := *t, p.takeover.Load() // for groups that are yet to be made
+	if last != nil && now < last.until {
+		if slices.ContainsFunc(last.met, func(o *peer) bool { return o.incarnation == m.incarnation }) {
+			return
+		}
+		all.owners, all.everyone, all.met = slices.Concat(last.owners, some), slices.Concat(last.everyone, some), slices.Concat(last.met, some)
+	}
+	p.takeover.CompareAndSwap(last, &all)
 }
 
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
@@ -138,7 +138,7 @@ func (h *handover) pulled(incarnation uint64, g *group, v *view, all bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.seen[v] { // to whom the sender leaves the rest
+	if !h.seen[v] && len(h.seen) < maxSeen { // to whom the sender leaves the rest
 		h.seen[v] = true
 		for _, m := range v.members {
 			h.later[m.incarnation] = true
@@ -185,8 +185,9 @@ func (h *handover) newsLocked() {
 	}
 }
 
-// mostViews bounds the views that are remembered, each of which takes some time to make.
-const mostViews = 64
+// mostViews bounds the views that are remembered, each of which takes some time to make, and maxSeen those whose members are
+// waited for.
+const mostViews, maxSeen = 64, 1000
 
 // viewOf returns the view of members, which is made once for all who see the same.
 func (h *handover) viewOf(members []*shoalpb.Peer, place func([]consistenthash.Member) consistenthash.Map) (*view, error) {
