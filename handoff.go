@@ -461,7 +461,7 @@ func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) (v *view, err er
 
 // pull gets some of it, n bytes.
 func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64, members []*shoalpb.Peer) (next uint64, more bool, n int64, err error) {
-	sent := c.clock.now()
+	sent, v := c.clock.now(), c.peers.view.Load()
 	purges := g.purged.Load()
 	k := c.tell(p, g, 0)
 	defer k.end()
@@ -484,7 +484,7 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64, memb
 	for _, e := range pulled.Entries {
 		n += int64(len(e.Key) + len(e.GetValue().GetValue()))
 		if len(e.Key) <= c.opts.MaxKeyBytes && e.GetValue().GetVersion() != 0 {
-			g.adopt(string(e.Key), g.handed(e.Value, sent), purges)
+			g.adopt(string(e.Key), g.handed(e.Value, sent), v, purges)
 		}
 	}
 	return pulled.Cursor, pulled.More, n, nil
@@ -494,10 +494,14 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64, memb
 func (g *group) mustKeep() bool { return g.getter == nil || g.owners > 1 }
 
 // adopt keeps what another process has had of key, unless this one has it, loads it, or has seen a write of it since the
-// key has come to it, or a purge since it was asked for, when there had been so many.
-func (g *group) adopt(key string, e entry, purges int64) {
-	v := g.cache.peers.view.Load()
-	if !v.keeps(key, g.owners) {
+// key has come to it, or a purge since it was asked for, when there had been so many. What has gone to others since then, by
+// the view of then, is frozen: for them, as who gave it may be there no more.
+func (g *group) adopt(key string, e entry, then *view, purges int64) {
+	keeps := func() bool {
+		v := g.cache.peers.view.Load()
+		return v.keeps(key, g.owners) || g.main.frozen.Load() && then.keeps(key, g.owners)
+	}
+	if !keeps() {
 		return
 	}
 	var cost int64
@@ -509,7 +513,7 @@ func (g *group) adopt(key string, e entry, purges int64) {
 	g.main.shrink(cost)
 	if cost > 0 {
 		g.counts.pulled.Add(1)
-		if now := g.cache.peers.view.Load(); now != v && !now.keeps(key, g.owners) {
+		if !keeps() {
 			g.drop(key, 0, false) // the swap may have missed it
 		}
 	}

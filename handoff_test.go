@@ -937,6 +937,56 @@ func TestWhoComesWhileAnotherLeavesTakesItsShare(t *testing.T) {
 	})
 }
 
+// Some leave, one comes, and nothing waits for anything.
+func TestLeavesAndAJoinAtOnceLoseNothing(t *testing.T) {
+	for seed := range uint64(25) {
+		synctest.Test(t, func(t *testing.T) {
+			const size, comes = 7, 6
+			rng := rand.New(rand.NewPCG(seed, 7))
+			f := newFleet[string](t, size, nil, nil, nil)
+			f.Kill(comes)
+			for i := range comes {
+				f.See(i, 0, 1, 2, 3, 4, 5)
+			}
+			keys := setAll(t, f.groups[0], "k", 150, "value")
+			time.Sleep(2 * time.Minute)
+			most := []int{1, 5, 40, 150}[rng.IntN(4)]
+			for from := range size {
+				for to := range size {
+					f.Delay(from, to, time.Duration(rng.IntN(most))*time.Millisecond)
+				}
+			}
+			leave := 1 + rng.IntN(3)
+			spread := []int{1, 20, 200, 1500}[rng.IntN(4)]
+			var wg sync.WaitGroup
+			for i := range leave {
+				lag := time.Duration(rng.IntN(spread)) * time.Millisecond
+				wg.Go(func() {
+					time.Sleep(lag)
+					must(t, f.Cache(i).Shutdown(t.Context()))
+					time.Sleep(300 * time.Millisecond) // what it has said has arrived
+					f.Kill(i)
+				})
+			}
+			lag := time.Duration(rng.IntN(spread)) * time.Millisecond
+			wg.Go(func() {
+				time.Sleep(lag)
+				f.See(comes, 0, 1, 2, 3, 4, 5, comes)
+				f.join(comes, nil, nil)
+				for i := leave; i < comes; i++ {
+					f.See(i, 0, 1, 2, 3, 4, 5, comes)
+				}
+			})
+			wg.Wait()
+			f.Heal()
+			time.Sleep(5 * time.Second)
+			if n := lostOf(t, f.groups[5], keys, "value"); n > 0 {
+				t.Errorf("seed %d, %d leave within %d ms, at most %d ms away: %d of %d are lost", seed, leave, spread, most, n, len(keys))
+			}
+		})
+	}
+}
+
 // Lists that have come to some later than to others are no reason to drop, at the next change, what others own then.
 func TestJoinAfterListsThatLagged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -415,9 +415,9 @@ func (g *group) fillAll(ctx context.Context) {
 
 // restore gets key from its owner, for which this process is a replica.
 func (g *group) restore(ctx context.Context, owner *peer, key string) {
-	purges := g.purged.Load()
+	purges, v := g.purged.Load(), g.cache.peers.view.Load()
 	if e, _, _, err := g.cache.peek(ctx, owner, g, key, false); err == nil && e.version != 0 && !e.isStale(g.cache.clock.now()) {
-		g.adopt(key, e, purges)
+		g.adopt(key, e, v, purges)
 	}
 }
 
