@@ -498,8 +498,15 @@ func (g *group) mustKeep() bool { return g.getter == nil || g.owners > 1 }
 // the view of then, is frozen: for them, as who gave it may be there no more.
 func (g *group) adopt(key string, e entry, then *view, purges int64) {
 	keeps := func() bool {
-		v := g.cache.peers.view.Load()
-		return v.keeps(key, g.owners) || g.main.frozen.Load() && then.keeps(key, g.owners)
+		if v := g.cache.peers.view.Load(); v.keeps(key, g.owners) {
+			return true
+		} else if g.cache.opts.Warm < 0 || !then.keeps(key, g.owners) {
+			return false
+		}
+		if !g.main.frozen.Load() {
+			g.freeze() // as the swap is about to
+		}
+		return true
 	}
 	if !keeps() {
 		return

@@ -937,6 +937,39 @@ func TestWhoComesWhileAnotherLeavesTakesItsShare(t *testing.T) {
 	})
 }
 
+// What is on its way from one that leaves when its key goes on to another is kept for that.
+func TestPulledValuesAreKeptForWhoHasComeMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		f.Kill(2)
+		f.See(0, 0, 1)
+		f.See(1, 0, 1)
+		time.Sleep(5 * time.Minute)
+		var keys []string
+		for _, key := range allOwnedBy(f.Cluster, 2, 100) {
+			if ownerAmong(key, 0, 1) == 0 {
+				must(t, f.groups[0].Set(t.Context(), key, "value"))
+				keys = append(keys, key)
+			}
+		}
+		f.Loss(0, 2, 1)
+		f.Loss(2, 0, 1)
+		f.Delay(0, 1, 300*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(700 * time.Millisecond) // the answer to the pull of cache 1 is on its way, and cache 0 is done
+		f.See(2, 1, 2)
+		f.join(2, nil, nil)
+		f.See(1, 1, 2)
+		wg.Wait()
+		time.Sleep(time.Second)
+		f.Kill(0)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of %d are lost", n, len(keys))
+		}
+	})
+}
+
 // Some leave, one comes, and nothing waits for anything.
 func TestLeavesAndAJoinAtOnceLoseNothing(t *testing.T) {
 	for seed := range uint64(25) {
@@ -979,7 +1012,10 @@ func TestLeavesAndAJoinAtOnceLoseNothing(t *testing.T) {
 			})
 			wg.Wait()
 			f.Heal()
-			time.Sleep(5 * time.Second)
+			there := []int{0, 1, 2, 3, 4, 5, comes}[leave:]
+			for _, i := range there {
+				f.See(i, there...)
+			}
 			if n := lostOf(t, f.groups[5], keys, "value"); n > 0 {
 				t.Errorf("seed %d, %d leave within %d ms, at most %d ms away: %d of %d are lost", seed, leave, spread, most, n, len(keys))
 			}
