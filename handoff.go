@@ -484,7 +484,11 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64, memb
 	for _, e := range pulled.Entries {
 		n += int64(len(e.Key) + len(e.GetValue().GetValue()))
 		if len(e.Key) <= c.opts.MaxKeyBytes && e.GetValue().GetVersion() != 0 {
-			g.adopt(string(e.Key), g.handed(e.Value, sent), v, purges)
+			key, e := string(e.Key), g.handed(e.Value, sent)
+			if p.hadLeft && g.getter != nil && e.born <= g.touched.last(key) {
+				continue // it may have missed that write, however long ago it was
+			}
+			g.adopt(key, e, v, purges)
 		}
 	}
 	return pulled.Cursor, pulled.More, n, nil

@@ -97,7 +97,9 @@ func (p *peers) pullsFrom(m *peer) {
 			return
 		}
 	}
-	some := []*peer{m}
+	left := *m
+	left.hadLeft = !p.known.isStranger(m)
+	some := []*peer{&left}
 	t := &takeover{owners: some, everyone: some, met: some, until: now + p.window}
 	p.repairing.Add(1)
 	go func() {

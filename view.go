@@ -66,6 +66,7 @@ type peer struct {
 	incarnation uint64
 	counts      *peerCounts
 	line        *line // nil: none is kept
+	hadLeft     bool  // when this process met it, which nobody tells what it has been told
 }
 
 // owner returns the peer that owns key, or nil: then this process does if mine is true, and else nobody is known to.
