@@ -220,6 +220,10 @@ func (g *group) replicate(r replica, fill bool, purges int64) (newer uint64) {
 		if fill && g.purged.Load() != purges {
 			return // it was loaded before that
 		}
+		// Versions do not tell whether a load by one that sees others had begun before a write that this process knows.
+		if loaded := r.e.born + maxLease - g.cache.opts.PeerTimeout; fill && g.getter != nil && loaded <= g.touched.last(r.key) {
+			return
+		}
 		have := g.written.last(r.key)
 		if old, ok := g.main.engine.peek(r.key); ok {
 			have = max(have, old.version)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoalcache/shoal"
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // One of three dies: with two owners nothing is loaded again, and no write is lost, whether lists say so yet or not.
@@ -517,5 +518,40 @@ func TestReplicaThatIsOneAgainHasNothingOld(t *testing.T) {
 		if n := lostOf(t, f.groups[1], keys, "new"); n > 0 {
 			t.Errorf("%d of 90 are old or lost", n)
 		}
+	})
+}
+
+// What was loaded before a write that a replica knows of is no newer for having a higher version: another gave it that.
+func TestFillThatWasLoadedBeforeAWriteIsNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, &shoal.GroupOptions[string]{Owners: 2})
+		key := ownedBy(f.Cluster, 0, 0)
+		time.Sleep(2 * time.Minute)
+		must(t, f.groups[0].Set(t.Context(), key, "written"))
+		fill := func(age time.Duration) {
+			t.Helper()
+			_, hello := post(t, f.Cache(0), marshal(t, &shoalpb.Request{Op: &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Weight: 1}}}))
+			version := uint64(time.Now().Add(time.Minute).UnixNano())>>16<<16 | 1
+			_, reply := post(t, f.Cache(1), marshal(t, &shoalpb.Request{
+				Group: []byte("things"), Sender: hello.Sender, Op: &shoalpb.Request_Replicate{Replicate: &shoalpb.Replicate{Fill: true, Entries: []*shoalpb.Entry{
+					{Key: []byte(key), Version: version, Value: &shoalpb.Value{Value: []byte("loaded"), Version: version, Age: int64(age)}},
+				}}},
+			}))
+			if reply.GetReplicated() == nil {
+				t.Fatal(reply)
+			}
+		}
+		held := func(want string) {
+			t.Helper()
+			_, reply := post(t, f.Cache(1), marshal(t, &shoalpb.Request{Group: []byte("things"), Op: &shoalpb.Request_Peek{Peek: &shoalpb.Peek{Key: []byte(key)}}}))
+			if got := string(reply.GetValue().GetValue()); got != want {
+				t.Errorf("the replica has %q, not %q", got, want)
+			}
+		}
+		fill(100 * time.Millisecond)
+		held("written")
+		time.Sleep(10 * time.Second)
+		fill(100 * time.Millisecond)
+		held("loaded")
 	})
 }
