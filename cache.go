@@ -106,7 +106,7 @@ func New(opts *Options) (*Cache, error) {
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.hints.cache = c
-	c.pullers.places = make(chan struct{}, mostPullers)
+	c.pullers = pullers{places: make(chan struct{}, mostPullers), running: make(map[pulledFrom]*puller)}
 	incarnation := rand.Uint64()
 	c.clock.epoch, c.clock.mark = time.Now(), incarnation&0xffff
 	c.peers = peers{

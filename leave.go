@@ -86,36 +86,6 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 	}
 }
 
-// pullsFrom takes over what a process has that has left, unless this one has seen it as a member, and so does that anyway.
-func (p *peers) pullsFrom(m *peer) {
-	v, now := p.view.Load(), p.clock.now()
-	if v.self < 0 || p.pulls == nil || m.Addr == "" {
-		return
-	}
-	for former := range v.formerMembers(now, p.window) {
-		if former.incarnation == m.incarnation {
-			return
-		}
-	}
-	left := *m
-	left.hadLeft = !p.known.isStranger(m)
-	some := []*peer{&left}
-	t := &takeover{owners: some, everyone: some, met: some, until: now + p.window}
-	p.repairing.Add(1)
-	go func() {
-		defer p.repairing.Add(-1)
-		p.pulls(p.life, t, nil)
-	}()
-	all, last := *t, p.takeover.Load() // for groups that are yet to be made
-	if last != nil && now < last.until {
-		if slices.ContainsFunc(last.met, func(o *peer) bool { return o.incarnation == m.incarnation }) {
-			return
-		}
-		all.owners, all.everyone, all.met = slices.Concat(last.owners, some), slices.Concat(last.everyone, some), slices.Concat(last.met, some)
-	}
-	p.takeover.CompareAndSwap(last, &all)
-}
-
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
 type handover struct {
 	mu    sync.Mutex              // guards what follows, but begun
@@ -230,7 +200,7 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range all {
-		delete(h.later, p.incarnation)
+		delete(h.later, p.incarnation) // this process knows whether it answers
 		if !p.counts.breaker.open.Load() && !h.hasAllLocked(p.incarnation, groups) {
 			return false
 		}

@@ -270,55 +270,6 @@ func (p *peers) swap(members []*peer, alone bool) {
 	}
 }
 
-// A takeover is whom this process pulls from what has come to it with a change of view.
-type takeover struct {
-	owners   []*peer // who may have had keys that it owns now
-	everyone []*peer // … or that it keeps as a replica
-	met      []*peer // of both, those that had left before this process knew them
-	until    time.Duration
-}
-
-// takeOver pulls what has come to this process with v. It calls taken when it has what can be had at once.
-func (p *peers) takeOver(old, v *view, taken func()) {
-	if v.self < 0 || p.pulls == nil {
-		taken()
-		return
-	}
-	now := p.clock.now()
-	t := &takeover{until: now + p.window}
-	for m := range v.formerMembers(now, p.window) {
-		// All that it had has gone to others: some of it, maybe, to one that has left now, before that could have it.
-		_, ok := v.find(m.ID)
-		here := !m.counts.breaker.open.Load() || old.has(m)
-		if !ok && here && !slices.ContainsFunc(t.owners, func(o *peer) bool { return o.incarnation == m.incarnation }) {
-			t.owners = append(t.owners, m)
-		}
-	}
-	if last := p.takeover.Load(); last != nil && now < last.until {
-		t.met = slices.DeleteFunc(slices.Clone(last.met), func(m *peer) bool { return m.counts.breaker.open.Load() })
-		t.owners = append(t.owners, t.met...)
-	}
-	gone := len(t.owners)
-	was, member := old.find(p.self.ID)
-	young := v.since < p.window // and so discovery may tell it of those only now who have been there for long
-	for i, m := range v.members {
-		j, ok := old.find(m.ID)
-		switch {
-		case i == v.self:
-			continue
-		case !member || !ok && young || ok && old.members[j].Weight > m.Weight || old.members[was].Weight < v.members[v.self].Weight:
-			t.owners = append(t.owners, m)
-		}
-		t.everyone = append(t.everyone, m)
-	}
-	if t.everyone = append(t.everyone, t.owners[:gone]...); len(t.owners) == 0 {
-		taken()
-		return
-	}
-	p.takeover.Store(t) // for groups that are yet to be made
-	p.pulls(p.life, t, taken)
-}
-
 // others returns the members of the view but this process.
 func (p *peers) others() []*peer {
 	v := p.view.Load()
