@@ -12,6 +12,12 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 		return entry{}, 0, errNoCounter
 	}
 	for {
+		if owner, mine := g.cache.peers.view.Load().owner(key); !mine { // and so what it holds is frozen, and is not found
+			return entry{}, 0, &notOwner{owner}
+		}
+		if err := ctx.Err(); err != nil {
+			return entry{}, 0, &notDone{"load", err}
+		}
 		changes := g.changed(key).Load() // what is loaded from now on is not older than any write counted there
 		var before uint64                // version of what is to be replaced; 0: there is nothing
 		var start entry
