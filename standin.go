@@ -124,14 +124,23 @@ type standsIn struct {
 	mu           sync.Mutex                 // guards what follows
 	keys, before map[string]map[string]bool // by the owner's ID
 	since        time.Duration              // when the first of keys came
+	n            int                        // how many of keys there are; from mostStandsIn on, no more are remembered
+	full         bool                       // there were so many of before
 }
+
+// mostStandsIn bounds the keys of a lease's time. Where there are more, the word of any owner ends all copies and loads.
+const mostStandsIn = 10_000
 
 func (s *standsIn) add(owner, key string, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now-s.since > maxLease {
-		s.keys, s.before, s.since = nil, s.keys, now
+		s.keys, s.before, s.since, s.n, s.full = nil, s.keys, now, 0, s.n == mostStandsIn
 	}
+	if s.n == mostStandsIn {
+		return
+	}
+	s.n++
 	if s.keys == nil {
 		s.keys = make(map[string]map[string]bool)
 	}
@@ -141,15 +150,17 @@ func (s *standsIn) add(owner, key string, now time.Duration) {
 	s.keys[owner][strings.Clone(key)] = true
 }
 
-// take returns the keys of an owner, for which this process does not stand in any more.
-func (s *standsIn) take(owner string) (keys []string) {
+// take returns the keys of an owner, for which this process does not stand in any more, and whether there are some that it does
+// not remember.
+func (s *standsIn) take(owner string) (keys []string, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	more = s.full || s.n == mostStandsIn
 	for _, all := range []map[string]map[string]bool{s.keys, s.before} {
 		keys = slices.AppendSeq(keys, maps.Keys(all[owner]))
 		delete(all, owner)
 	}
-	return keys
+	return keys, more
 }
 
 // placing is what a process has found that is to load a key which it does not own.
@@ -221,9 +232,14 @@ func (c *Cache) ownerIsBack(p *peer) {
 		return
 	}
 	for _, g := range c.allGroups() {
-		for _, key := range g.standing.take(p.ID) {
+		keys, more := g.standing.take(p.ID)
+		for _, key := range keys {
 			g.fetches.Forget(key)
 			g.loads.Overtake(key, func() { g.copies.remove(key, 0) })
+		}
+		if more {
+			g.fetches.ForgetAll()
+			g.loads.OvertakeAll(g.copies.clear)
 		}
 	}
 }
