@@ -358,7 +358,11 @@ func (c *Cache) holdersMessage(holders []holder) []*shoalpb.Holder {
 func (a *answering) drop(d *shoalpb.Drop) {
 	answer := new(shoalpb.Dropped)
 	if d.All {
-		a.group.empty()
+		v := a.c.peers.view.Load()
+		if !d.Owned || a.sender.GetView() != v.digest {
+			v = nil
+		}
+		a.group.dropAll(v, string(a.sender.GetId()))
 	}
 	for _, k := range d.Keys {
 		key := NewByteView(k.Key).String()

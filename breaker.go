@@ -68,21 +68,21 @@ func (b *breaker) failed(sent, now time.Duration, member bool) {
 	b.open.Store(true)
 }
 
-// heard takes note of a word from there; answer says whether it is to a question.
-func (b *breaker) heard(clock *clock, answer bool) {
+// heard takes note of a word from there; answer says whether it is to a question. It reports whether that has closed it.
+func (b *breaker) heard(clock *clock, answer bool) (closed bool) {
 	if !b.open.Load() && b.missed.Load() == 0 && (!answer || b.strikes.Load() == 0) {
-		return
+		return false
 	}
 	b.missed.Store(0)
 	if answer && b.strikes.Load() != 0 {
 		b.strikes.Store(0)
 		b.rest.Store(0)
 	}
-	if rest := b.rest.Load(); int64(clock.now()) >= rest {
-		b.open.Store(false)
-	} else {
+	if rest := b.rest.Load(); int64(clock.now()) < rest {
 		b.until.Store(rest)
+		return false
 	}
+	return b.open.Swap(false)
 }
 
 // reset closes the breaker, as another process is there now.

@@ -259,7 +259,7 @@ func TestHeapMatchesMaxBytes(t *testing.T) {
 			before := heap()
 			c := &clock{epoch: time.Now()}
 			s := &store{engine: newPackedEngine(c, budget, func() int64 { return 0 }), aging: aging{clock: c}}
-			for n := range 10*budget/(size+60) + 1 {
+			for n := range 4*budget/(size+60) + 1 {
 				e := entry{fresh: ttl(n), ends: ttl(n)}
 				_, cost := s.put(fmt.Sprintf("key %012d", n), make([]byte, size), e)
 				s.shrink(cost)

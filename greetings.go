@@ -19,11 +19,11 @@ import (
 type met struct {
 	*peer
 	uptime time.Duration
-	owns   bool   // keys, by its own view
-	acted  bool   // it has owned some lately by a view without this process
-	left   bool   // it owns nothing any more
-	views  uint64 // how many it had had, which says what of it is the later word
-	names  []Peer // who may own keys, by views it has had
+	owns   bool          // keys, by its own view
+	acted  time.Duration // for how long it may have owned some by views without this process, if it has done so lately
+	left   bool          // it owns nothing any more
+	views  uint64        // how many it had had, which says what of it is the later word
+	names  []Peer        // who may own keys, by views it has had
 }
 
 // A rollCall is the greeting of everybody that follows a change of view.
@@ -98,7 +98,7 @@ func (p *peers) meets(m met) {
 	}
 	v := p.view.Load()
 	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
-		if m.acted {
+		if m.acted > 0 {
 			v.members[i].counts.keepsUntil.Store(int64(p.clock.now() + p.window/2)) // as long as what is frozen there
 		}
 		return
@@ -127,6 +127,7 @@ type acquaintances struct {
 	mu   sync.Mutex               // guards what follows
 	met  map[uint64]*stranger     // by incarnation
 	away map[uint64]time.Duration // by incarnation, since when a process may have missed writes
+	knew map[uint64]time.Duration // … and up to when it has last been told of all
 }
 
 // A stranger owns keys by its own view, and is not in this process's.
@@ -137,7 +138,7 @@ type stranger struct {
 	told  bool // what was written before it was met
 }
 
-// maxStrangers bounds both maps. Who is not in away any more is told as if it had always been away.
+// maxStrangers bounds the maps. Who is not in away any more is told as if it had always been away.
 const maxStrangers = 10_000
 
 // meet takes note of m, which is not in the view.
@@ -186,11 +187,7 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	defer a.mu.Unlock()
 	var all []*peer
 	for incarnation, s := range a.met {
-		silent := s.counts.breaker.open.Load()
-		if silent {
-			s.told = false // it misses what is written now
-		}
-		if now-s.heard > strangerLife && silent {
+		if now-s.heard > strangerLife && s.counts.breaker.open.Load() {
 			delete(a.met, incarnation)
 			a.count.Add(-1)
 			continue
@@ -270,6 +267,22 @@ func (a *acquaintances) missing(incarnation uint64) (since time.Duration, ok boo
 	return since, ok
 }
 
+// briefed returns up to when a process has been told of all writes: what came later it has heard of, unless it is away.
+func (a *acquaintances) briefed(incarnation uint64) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.knew[incarnation]
+}
+
+func (a *acquaintances) isBriefed(incarnation uint64, then time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.knew == nil || len(a.knew) >= maxStrangers {
+		a.knew = make(map[uint64]time.Duration)
+	}
+	a.knew[incarnation] = max(a.knew[incarnation], then)
+}
+
 // isBack takes note that the process has been told what it had missed, unless it has gone away again since then.
 func (a *acquaintances) isBack(incarnation uint64, since time.Duration) {
 	a.mu.Lock()
@@ -279,44 +292,77 @@ func (a *acquaintances) isBack(incarnation uint64, since time.Duration) {
 	}
 }
 
-// welcome tells a process that is not a member, or could not be greeted, what it has missed: before it is asked anything.
+// welcome tells a process that is not a member, could not be greeted, or has acted by views without this one, what it has missed:
+// before it is asked anything.
 func (p *peers) welcome(ctx context.Context, m met) error {
 	if m.incarnation == p.incarnation || !m.owns && m.Addr == "" {
 		return nil
 	}
 	p.meets(m) // from now on it is told of writes
-	since, away := p.missedSince(m)
-	if !away && p.view.Load().has(m.peer) {
+	return p.tellMet(ctx, m)
+}
+
+// tellMet tells a process that has said who it is what it has missed.
+func (p *peers) tellMet(ctx context.Context, m met) error {
+	now := p.clock.now()
+	mark, away := p.known.missing(m.incarnation)
+	s := p.known.untold(m.incarnation)
+	since := now
+	switch {
+	case s != nil, !away && !p.view.Load().has(m.peer):
+		since = 0
+	case away:
+		since = mark
+	case m.acted == 0:
 		return nil
+	}
+	if m.acted > 0 {
+		since = min(since, now-m.acted-p.timeout)
+	}
+	since = max(since, now-m.uptime-p.timeout, 0) // what it says of itself has been on its way for a while
+	if known := p.known.briefed(m.incarnation); s == nil && !away {
+		since = max(since, known-p.timeout)
 	}
 	if err := p.tellMissed(ctx, m.peer, since); err != nil {
 		return err
 	}
+	p.known.isBriefed(m.incarnation, now)
 	if away {
-		p.known.isBack(m.incarnation, since)
+		p.known.isBack(m.incarnation, mark)
+	}
+	if s != nil {
+		p.known.isTold(s)
 	}
 	return nil
 }
 
-// missedSince returns since when m may have missed writes: since it went away, or since it was started.
-func (p *peers) missedSince(m met) (since time.Duration, away bool) {
-	if since, away = p.known.missing(m.incarnation); !away {
-		since = max(p.clock.now()-m.uptime-p.timeout, 0) // what it says of itself has been on its way for a while
-	}
-	return since, away
+// isBehind reports whether a process may have missed writes.
+func (p *peers) isBehind(m met) bool {
+	_, away := p.known.missing(m.incarnation)
+	return away || m.acted > 0 || p.known.untold(m.incarnation) != nil
 }
 
-// brief tells a stranger that has greeted what was written before, and reports whether it could: before it has its answer, for
-// it acts when it has those of all.
-func (p *peers) brief(ctx context.Context, m met, s *stranger) bool {
+// brief tells a process that has greeted what it has missed, and reports whether it could: before it has its answer, for it acts
+// when it has those of all.
+func (p *peers) brief(ctx context.Context, m met) bool {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout/2) // it does not wait for longer than p.timeout
 	defer cancel()
-	since, _ := p.missedSince(m)
-	if p.tellMissed(ctx, s.peer, since) != nil {
-		return false
+	return p.tellMet(ctx, m) == nil
+}
+
+// catchesUp tells m, which was silent and is not any more, of what it has missed, in the background.
+func (p *peers) catchesUp(m *peer) {
+	since, away := p.known.missing(m.incarnation)
+	if !away {
+		return
 	}
-	p.known.isTold(s)
-	return true
+	go func() {
+		ctx, cancel := context.WithTimeout(p.life, p.timeout)
+		defer cancel()
+		if p.tellMissed(ctx, m, since) == nil {
+			p.known.isBack(m.incarnation, since)
+		}
+	}()
 }
 
 // introduction is what this process says of itself to whom it greets, and who greets it: to tells which of the peers that is.
@@ -325,7 +371,7 @@ func (c *Cache) introduction(to func(*peer) bool) *shoalpb.Hello {
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
 		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
-		Acted: c.peers.hasActedWithout(to), Clock: c.clock.timeOfDay(), Left: c.left.Load(),
+		Acted: int64(c.peers.hasActedWithout(to)), Clock: c.clock.timeOfDay(), Left: c.left.Load(),
 	}
 	for _, g := range c.allGroups() {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})

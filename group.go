@@ -114,8 +114,8 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 // Set makes v the value of key. After it has returned nil, no Get that starts later, on any peer, returns an older
 // value. Otherwise its error joins a [*PeerError] for each peer that did not confirm and will be told again: to forget
 // what it holds, as soon as it is heard of and every ten seconds at the latest. If that is the owner of the key, v may not
-// have been stored; in a group without a getter, set it again: what was there may be gone, unless nobody can have taken the
-// write, which then changes nothing. In a group with a getter, change the source first. An ended ctx ends the wait, not the
+// have been stored; in a group without a getter what was there is left, if so, and v may be found or not: set it again.
+// In a group with a getter, change the source first. An ended ctx ends the wait, not the
 // write. That v takes more than an eighth of MaxBytes, and so is not kept, is no error:
 // GroupStats.Oversized counts it.
 //
@@ -152,7 +152,8 @@ func (g *Group[V]) Remove(ctx context.Context, keys ...string) error {
 func (g *Group[V]) Purge(ctx context.Context) error { return g.group.purge(ctx) }
 
 // Add adds delta to the counter at key and returns the sum. The owner does it in one step; nothing is lost, whoever
-// else adds. A counter that is not held starts at what the Getter returns, else at zero; its TTL runs from there,
+// else adds. A counter that is not held starts at what the Getter returns, else at zero, unless its last owner may hold
+// it and does not answer, which is an error; its TTL runs from there,
 // whatever is added later. It lasts as long as the memory that holds it, and an Add that failed may have counted: it has
 // if the sum is not zero, which says that only others could not be told. A sum that V cannot hold is an error, and is not
 // kept.
@@ -491,5 +492,6 @@ func (g *group) viewSwapped(old, new *view) {
 	g.copies.clear()
 	g.thawLate(old)
 	g.freeze()
+	g.journal.moved()
 	g.absent.retain(new.owns)
 }

@@ -6,6 +6,7 @@ package shoal
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -101,27 +102,31 @@ func (p *peers) greetedFor(ctx context.Context, key string) (*view, error) {
 	}
 }
 
-// inherit gets key, which f is to load, from those who had it before it came to this process.
-func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
+// inherit gets key, which f is to load, from those who had it before it came to this process. It fails where nothing can be
+// loaded, and who must have had the key does not say.
+func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bool, err error) {
 	p, now := &g.cache.peers, g.cache.clock.now()
 	v := p.view.Load()
-	if len(v.former) == 0 || !v.owns(f.Key()) {
-		return found{}, false
-	}
-	if g.cache.opts.Warm < 0 {
-		return found{}, false
+	if len(v.former) == 0 || !v.owns(f.Key()) || g.cache.opts.Warm < 0 {
+		return found{}, false, nil
 	}
 	former := p.newlyMine(v, f.Key(), now)
 	last := g.written.of(f.Key())
-	switch elsewhere := g.getter == nil && last.elsewhere; {
-	case former == nil && !elsewhere:
-		return found{}, false
-	case elsewhere:
-		defer g.written.isNowhere(f.Key(), last.version) // or here, from now on
+	elsewhere := g.getter == nil && last.elsewhere
+	if former == nil && !elsewhere {
+		return found{}, false, nil
 	}
-	for _, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
+	var unanswered error
+	answered := g.getter != nil
+	for i, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
 		g.counts.peeks.Add(1)
 		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
+		if i < g.owners { // it is one of those who kept it
+			answered = answered || err == nil
+			if err != nil && !holdsNothing(err) && v.has(before) {
+				unanswered = err
+			}
+		}
 		if err != nil || e.version == 0 || g.isPast(f.Key(), &e) {
 			continue
 		}
@@ -136,10 +141,21 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (found, bool) {
 		g.main.shrink(cost)
 		if !result.stale { // else it is there for the case that the getter fails
 			g.counts.inherited.Add(1)
-			return result, true
+			return result, true, nil
 		}
 	}
-	return found{}, false
+	if g.getter == nil {
+		if result, ok := g.here(f.Key()); ok { // it has been pulled meanwhile
+			return result, true, nil
+		}
+	}
+	if !answered && unanswered != nil {
+		return found{}, false, fmt.Errorf("whether it is still where it was: %w", unanswered)
+	}
+	if elsewhere {
+		g.written.isNowhere(f.Key(), last.version) // or here, from now on
+	}
+	return found{}, false, nil
 }
 
 // mostPeeks is how many processes are asked for what they hold of a key before it is loaded, and mostPeeksForGood before it is
@@ -164,14 +180,19 @@ func (v *view) predecessors(former *formerView, key string, n int, all bool) []*
 			add(former.members[i])
 		}
 	}
-	if len(v.members) == 0 {
-		return some
-	}
 	most := max(mostPeeks, n)
 	if all {
 		most = max(most, mostPeeksForGood)
+		for i := range v.former { // who keeps it by a view of a while ago may see that still
+			f := &v.former[len(v.former)-1-i]
+			for _, j := range f.ring(key, n+1) {
+				if j != f.self && len(some) < most {
+					add(f.members[j])
+				}
+			}
+		}
 	}
-	for _, i := range v.owners.Owners(key, most+1) {
+	for _, i := range v.ring(key, most+1) {
 		if len(some) < most {
 			add(v.members[i])
 		}

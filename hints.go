@@ -173,7 +173,7 @@ func (h *hints) tellGroup(ctx context.Context, g *group, o owed, to *peer) bool 
 		}
 	}
 	if o.all > 0 {
-		return h.cache.dropAll(ctx, to, g) == nil
+		return h.cache.dropAll(ctx, to, g, false) == nil
 	}
 	drops := make([]dropping, 0, len(o.keys))
 	for key, version := range o.keys {

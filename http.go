@@ -224,7 +224,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		}
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
-		m := met{owns: hello.GetOwns(), acted: hello.GetActed(), views: a.sender.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
+		m := met{owns: hello.GetOwns(), acted: max(time.Duration(hello.GetActed()), 0), views: a.sender.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
 			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr, Zone: string(hello.GetZone()), Weight: hello.GetWeight()},
 			incarnation: a.sender.GetIncarnation(),
 		}}
@@ -232,12 +232,13 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.c.heard(a.sender) // once more: it may only now be known
 		a.c.clock.follow(hello.GetClock())
 		a.c.meet(hello.GetGroups())
-		s := a.c.peers.known.untold(m.incarnation)
-		if s == nil {
+		from := a.c.peers.knows(a.sender)
+		if from == nil || !a.c.peers.isBehind(m) {
 			a.greet(false)
 			return nil
 		}
-		return func(ctx context.Context, a *answering) { a.greet(!a.c.peers.brief(ctx, m, s)) }
+		m.peer = from
+		return func(ctx context.Context, a *answering) { a.greet(!a.c.peers.brief(ctx, m)) }
 	}
 	if req.GetLeave() != nil && a.sender.GetIncarnation() != a.c.peers.incarnation {
 		return func(ctx context.Context, a *answering) {
@@ -363,7 +364,9 @@ func clip(text string) []byte { return []byte(text[:min(len(text), maxText)]) }
 
 // isThere takes note that p has said something, if it was not a refusal, and whether that was an answer to a question.
 func (c *Cache) isThere(p *peer, answer bool) {
-	p.counts.breaker.heard(&c.clock, answer)
+	if p.counts.breaker.heard(&c.clock, answer) {
+		c.peers.catchesUp(p)
+	}
 	if p.counts.stoodIn.Load() {
 		c.ownerIsBack(p)
 	}
@@ -374,12 +377,18 @@ func (c *Cache) isThere(p *peer, answer bool) {
 func (c *Cache) heard(s *shoalpb.Sender) {
 	c.clock.saw(s.GetClock())
 	if p := c.peers.knows(s); p != nil {
-		p.counts.breaker.heard(&c.clock, false)
+		if p.counts.breaker.heard(&c.clock, false) {
+			c.peers.catchesUp(p)
+		}
 		if p.counts.stoodIn.Load() {
 			c.ownerIsBack(p)
 		}
 		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
-		c.peers.compare(s.GetView() == c.peers.view.Load().digest)
+		agrees := s.GetView() == c.peers.view.Load().digest
+		c.peers.compare(agrees)
+		if !agrees && p.counts.isDue(c.clock.now()) { // it may not know this process any more
+			c.peers.noticed(sighting{id: p.ID})
+		}
 	}
 }
 

@@ -30,6 +30,10 @@ func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
 	select {
 	case <-stopped:
 	case <-ctx.Done():
+		if p.ran != nil {
+			<-p.ran
+		}
+		p.swap(p.others(), false) // what comes to others now, they are not told, nor is this process told of their writes
 		return nil, fmt.Errorf("shoal: discovery has not ended yet: %w", ctx.Err())
 	}
 	p.pullsEnd(ctx)
@@ -89,9 +93,9 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 // A handover is what a process that leaves still has to do: to let others pull what was its own.
 type handover struct {
 	mu    sync.Mutex              // guards what follows, but begun
-	done  map[handed]*view        // who has pulled all, and by which view
+	done  map[handed][]uint64     // who has pulled all, and whom it saw then, by incarnation
 	gone  map[uint64]bool         // who has left, by incarnation
-	seen  map[*view]bool          // … whose members have been added to
+	seen  map[uint64][]uint64     // members of the views that have been pulled by, by digest: they have been added to
 	later map[uint64]bool         // heirs of whom only others know, by incarnation
 	views map[uint64]func() *view // of those who pull, by what they say of them
 	news  chan struct{}
@@ -110,14 +114,20 @@ func (h *handover) pulled(incarnation uint64, g *group, v *view, all bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.seen[v] && len(h.seen) < maxSeen { // to whom the sender leaves the rest
-		h.seen[v] = true
+	members := h.seen[v.digest]
+	if members == nil {
 		for _, m := range v.members {
-			h.later[m.incarnation] = true
+			members = append(members, m.incarnation)
+		}
+		if len(h.seen) < maxSeen { // to whom the sender leaves the rest
+			h.seen[v.digest] = members
+			for _, incarnation := range members {
+				h.later[incarnation] = true
+			}
 		}
 	}
-	if all && !h.anyGoneLocked(v) {
-		h.done[handed{incarnation, g}] = v
+	if all && !h.anyGoneLocked(members) {
+		h.done[handed{incarnation, g}] = members
 	} else {
 		delete(h.done, handed{incarnation, g}) // it has begun anew, or will
 	}
@@ -136,18 +146,12 @@ func (h *handover) parts(incarnation uint64) {
 	if !h.begun.Load() {
 		return
 	}
-	has := make(map[*view]bool) // many have the same
-	maps.DeleteFunc(h.done, func(_ handed, v *view) bool {
-		if _, known := has[v]; !known {
-			has[v] = slices.ContainsFunc(v.members, func(m *peer) bool { return m.incarnation == incarnation })
-		}
-		return has[v]
-	})
+	maps.DeleteFunc(h.done, func(_ handed, members []uint64) bool { return slices.Contains(members, incarnation) })
 	h.newsLocked()
 }
 
-func (h *handover) anyGoneLocked(v *view) bool {
-	return slices.ContainsFunc(v.members, func(m *peer) bool { return h.gone[m.incarnation] })
+func (h *handover) anyGoneLocked(members []uint64) bool {
+	return slices.ContainsFunc(members, func(incarnation uint64) bool { return h.gone[incarnation] })
 }
 
 func (h *handover) newsLocked() {
@@ -157,9 +161,9 @@ func (h *handover) newsLocked() {
 	}
 }
 
-// mostViews bounds the views that are remembered, each of which takes some time to make, and maxSeen those whose members are
-// waited for.
-const mostViews, maxSeen = 64, 1000
+// mostViews bounds the views that are remembered, each of which takes some time to make, and some memory, and maxSeen those whose
+// members are waited for.
+const mostViews, maxSeen = 8, 1000
 
 // viewOf returns the view of members, which is made once for all who see the same.
 func (h *handover) viewOf(members []*shoalpb.Peer, place func([]consistenthash.Member) consistenthash.Map) (*view, error) {
@@ -188,8 +192,13 @@ func (h *handover) viewOf(members []*shoalpb.Peer, place func([]consistenthash.M
 				delete(h.views, other)
 			}
 		}
-		known = sync.OnceValue(func() *view { return newView(place, all) })
-		h.views[digest.Sum64()] = known
+		sum := digest.Sum64()
+		known = sync.OnceValue(func() *view {
+			v := newView(place, all)
+			v.digest = sum // other incarnations, another view
+			return v
+		})
+		h.views[sum] = known
 	}
 	h.mu.Unlock()
 	return known(), nil
@@ -218,8 +227,8 @@ func (h *handover) hasAllLocked(incarnation uint64, groups []*group) bool {
 }
 
 func (h *handover) begin() {
-	h.done, h.news = make(map[handed]*view), make(chan struct{}, 1)
-	h.seen, h.later = make(map[*view]bool), make(map[uint64]bool)
+	h.done, h.news = make(map[handed][]uint64), make(chan struct{}, 1)
+	h.seen, h.later = make(map[uint64][]uint64), make(map[uint64]bool)
 	h.begun.Store(true)
 }
 

@@ -72,8 +72,8 @@ func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error
 		return found{}, err
 	}
 	if !anew {
-		if result, ok := g.inherit(ctx, f); ok {
-			return result, nil
+		if result, ok, err := g.inherit(ctx, f); ok || err != nil {
+			return result, err
 		}
 	}
 	if g.getter == nil {

@@ -227,8 +227,8 @@ func (g *group) elsewhereFirst(ctx context.Context, flights []*loadFlight) (left
 			f.End(found{}, err)
 			return
 		}
-		if result, ok := g.inherit(ctx, f); ok {
-			f.End(result, nil)
+		if result, ok, err := g.inherit(ctx, f); ok || err != nil {
+			f.End(result, err)
 			return
 		}
 		place, err := g.inPlace(ctx, f)

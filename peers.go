@@ -54,6 +54,7 @@ type peers struct {
 	life    context.Context   // ends with stop
 	done    <-chan struct{}   // closed by stop
 	stop    context.CancelFunc
+	ran     <-chan struct{} // closed when the view is changed by nobody but who leaves
 	running sync.WaitGroup
 }
 
@@ -110,7 +111,12 @@ func (p *peers) start(discover Discovery) {
 	}
 	p.lists, p.greeted, p.waiting = make(chan []Peer), make(chan greeting), make(chan chan<- error)
 	p.seen, p.parting = make(chan sighting, 16), make(chan parting)
-	p.running.Go(func() { p.run(ctx) })
+	ran := make(chan struct{})
+	p.ran = ran
+	p.running.Go(func() {
+		defer close(ran)
+		p.run(ctx)
+	})
 	p.running.Go(func() { p.discover(ctx, discover) })
 }
 
@@ -144,6 +150,8 @@ func (p *peers) run(ctx context.Context) {
 		began   bool             // there has been a view of those who are listed
 		pending []Peer           // the newest list, if it has not been taken over
 		pause   <-chan time.Time // … and when that is to be
+
+		parted = make(map[uint64]bool) // who has left, by incarnation: their answers may be under way
 	)
 	for turn := 0; ; turn++ {
 		listed, changed := false, false
@@ -160,16 +168,22 @@ func (p *peers) run(ctx context.Context) {
 			listed = true
 		case g := <-p.greeted:
 			if c := candidates[g.addr]; c != nil {
+				if g.err == nil && !g.roll && parted[g.met.incarnation] {
+					g.err = errHasLeft
+					c.leaves(g.met.incarnation)
+				}
 				changed = p.answered(c, g, turn)
 			}
 		case s := <-p.seen:
 			wake(candidates, s)
 		case who := <-p.parting:
+			if len(parted) >= maxStrangers {
+				clear(parted)
+			}
+			parted[who.incarnation] = true
 			for _, c := range candidates {
 				if c.met != nil && c.met.incarnation == who.incarnation {
-					c.met = nil
-					c.left.Store(who.incarnation)
-					c.again() // until somebody else answers there, or it is not listed any more
+					c.leaves(who.incarnation)
 				}
 			}
 			p.look(candidates)
@@ -366,6 +380,13 @@ func wake(candidates map[string]*candidate, s sighting) {
 			c.again()
 		}
 	}
+}
+
+// leaves takes note that who answers at c has left: it is asked until somebody else answers there, or it is not listed any more.
+func (c *candidate) leaves(incarnation uint64) {
+	c.met = nil
+	c.left.Store(incarnation)
+	c.again()
 }
 
 // again has c asked once more who it is.

@@ -456,6 +456,7 @@ func TestPeerThatLeavesTheListLeavesTheView(t *testing.T) {
 		tell(said, "a")
 		ready(t, a)
 		wantIDs(t, a, "http://a")
+		time.Sleep(time.Minute) // b, which lists it, has told it so
 		asked := h.asked.Load()
 		time.Sleep(time.Hour)
 		if h.asked.Load() != asked {
@@ -634,6 +635,8 @@ func TestLogSaysWhoComesGoesAndFallsSilent(t *testing.T) {
 		said("it is silent for good", silent, "answers now", silent)
 
 		f.Kill(1)
+		synctest.Wait()
+		log.Reset() // of what it has said to the last
 		f.See(0, 0)
 		time.Sleep(time.Second)
 		said("it is gone", `peers=1 new=[] gone=[http://cache-1]`)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -64,7 +65,8 @@ func (p *peers) takeOver(old, v *view, taken func()) {
 	p.pulls(p.life, t, taken)
 }
 
-// pullsFrom takes over what a process has that has left, unless this one has seen it as a member, and so does that anyway.
+// pullsFrom takes over what a process has that has left, unless this one has seen it as a member, and so does that anyway, or has
+// begun already.
 func (p *peers) pullsFrom(m *peer) {
 	v, now := p.view.Load(), p.clock.now()
 	if v.self < 0 || p.pulls == nil || m.Addr == "" {
@@ -79,19 +81,19 @@ func (p *peers) pullsFrom(m *peer) {
 	left.hadLeft = !p.known.isStranger(m)
 	some := []*peer{&left}
 	t := &takeover{owners: some, everyone: some, met: some, until: now + p.window}
-	p.repairing.Add(1)
-	go func() {
-		defer p.repairing.Add(-1)
-		p.pulls(p.life, t, nil)
-	}()
-	all, last := *t, p.takeover.Load() // for groups that are yet to be made
+	all, last := *t, p.takeover.Load()
 	if last != nil && now < last.until {
 		if slices.ContainsFunc(last.met, func(o *peer) bool { return o.incarnation == m.incarnation }) {
 			return
 		}
 		all.owners, all.everyone, all.met = slices.Concat(last.owners, some), slices.Concat(last.everyone, some), slices.Concat(last.met, some)
 	}
-	p.takeover.CompareAndSwap(last, &all)
+	p.takeover.CompareAndSwap(last, &all) // for groups that are yet to be made
+	p.repairing.Add(1)
+	go func() {
+		defer p.repairing.Add(-1)
+		p.pulls(p.life, t, nil)
+	}()
 }
 
 const (
@@ -102,11 +104,11 @@ const (
 )
 
 // pulls gets what this process keeps now from those who have had it, in the background. It calls taken when it has got all but
-// from those who see other owners for long, which it goes on asking.
+// from those who see other owners for long, or do not answer, which it goes on asking.
 func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken func()) {
 	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
 	defer cancel()
-	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags for longer is not waited for
+	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags or is silent for longer is not waited for
 	var all, had sync.WaitGroup
 	for _, g := range groups {
 		from := t.owners
@@ -118,9 +120,17 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 			all.Go(func() {
 				got := sync.OnceFunc(had.Done)
 				defer got()
-				for retry := firstRetry; c.pullOnce(ctx, p, g) == errLags; retry = min(2*retry, lastProbe) {
-					if c.clock.now() > enough {
+				for retry := firstRetry; ; retry = min(2*retry, lastProbe) {
+					err := c.pullOnce(ctx, p, g)
+					if err == nil || holdsNothing(err) || ctx.Err() != nil {
+						return
+					}
+					late := c.clock.now() > enough
+					if late || err != errLags && !g.mustKeep() {
 						got()
+					}
+					if late && err != errLags && !c.peers.view.Load().has(p) {
+						return // it has gone
 					}
 					pause(ctx, retry, nil)
 				}
@@ -323,8 +333,8 @@ func (g *group) handed(v *shoalpb.Value, sent time.Duration) entry {
 // mustKeep reports whether what is not taken over cannot be had anew: it cannot be loaded, or is to be kept several times.
 func (g *group) mustKeep() bool { return g.getter == nil || g.owners > 1 }
 
-// adopt keeps what another process has had of key, unless this one has it, loads it, or has seen a write of it since the
-// key has come to it, or a purge since it was asked for, when there had been so many. What has gone to others since then, by
+// adopt keeps what another process has had of key, unless this one has it, runs the getter for it, or has seen a write of it
+// since the key has come to it, or a purge since it was asked for, when there had been so many. What has gone to others since then, by
 // the view of then, is frozen: for them, as who gave it may be there no more.
 func (g *group) adopt(key string, e entry, then *view, purges int64) {
 	keeps := func() bool {
@@ -342,11 +352,16 @@ func (g *group) adopt(key string, e entry, then *view, purges int64) {
 		return
 	}
 	var cost int64
-	g.loads.Unless(key, func() {
+	store := func() {
 		if !g.isPast(key, &e) && g.purged.Load() == purges {
 			cost = g.main.adopt(key, e.value.bytes(), e, g.remembersWrites())
 		}
-	})
+	}
+	if g.getter != nil {
+		g.loads.Unless(key, store)
+	} else {
+		g.loads.Overtake(key, store) // what looks for it elsewhere may find nothing
+	}
 	g.main.shrink(cost)
 	if cost > 0 {
 		g.counts.pulled.Add(1)
@@ -377,7 +392,7 @@ func (a *answering) pull(p *shoalpb.Pull) {
 		// There is room for what comes with it, and for the last entry, however long its value is.
 		most, sight := min(max(p.MaxBytes, 1), a.c.opts.MaxBodyBytes-a.c.opts.MaxValueBytes-32<<10), pullSight
 		now := a.c.clock.now()
-		next, more := a.group.main.walk(p.Cursor, func(key string, e entry, again bool) bool {
+		pulled.Cursor, pulled.More = a.group.main.walk(p.Cursor, func(key string, e entry, again bool) bool {
 			sight--
 			again = again && !a.group.mustKeep() // what has been missed nevertheless is loaded, or peeked at
 			if e.err == nil && !again && a.group.keptBy(v, key, i) {
@@ -389,13 +404,19 @@ func (a *answering) pull(p *shoalpb.Pull) {
 			}
 			return most > 0 && sight > 0
 		})
-		pulled.Cursor, pulled.More = next, more
+		// Who asks for more than there is has taken in all there was, and so this process may end.
+		if last && !pulled.More && len(pulled.Entries) > 0 {
+			pulled.Cursor, pulled.More = pastAll, true
+		}
 	}
 	a.send(200, &shoalpb.Reply{Answer: &shoalpb.Reply_Pulled{Pulled: pulled}})
 	if last && agrees {
 		a.c.handover.pulled(a.sender.GetIncarnation(), a.group, v, !pulled.More)
 	}
 }
+
+// pastAll is a cursor behind which there is nothing.
+const pastAll = math.MaxUint64
 
 // bytesPerItem is about what an entry takes in a message beside its key and value.
 const bytesPerItem = 48

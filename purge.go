@@ -59,6 +59,14 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 
 // empty drops whatever the group holds here, and makes sure that nothing which is under way is stored.
 func (g *group) empty() {
+	g.dropAll(nil, "")
+	g.journal.clear()
+	g.written.clear()
+}
+
+// dropAll drops whatever the group holds here, or, if there is a view, what is by that the key of the one of that ID. Nothing
+// which is under way is stored.
+func (g *group) dropAll(v *view, owner string) {
 	g.fetches.ForgetAll()
 	g.copies.clear()
 	g.loads.OvertakeAll(func() {
@@ -66,11 +74,19 @@ func (g *group) empty() {
 		for i := range g.changes {
 			g.changes[i].Add(1)
 		}
-		g.main.clear()
-		g.absent.clear()
+		if v == nil {
+			g.main.clear()
+			g.absent.clear()
+		}
 	})
-	g.journal.clear()
-	g.written.clear()
+	if v != nil {
+		others := func(key string) bool {
+			o, _ := v.owner(key)
+			return o == nil || o.ID != owner
+		}
+		g.main.retain(others)
+		g.absent.retain(others)
+	}
 	g.forgetDecoded()
 	g.counts.emptied.Add(1)
 }
@@ -82,6 +98,7 @@ func (g *group) goOn() {
 	g.generation.number++
 	g.generation.by = g.cache.peers.incarnation
 	g.empty()
+	g.journal.purged(g.cache.clock.now())
 	g.generation.said.Store(&shoalpb.Generation{Number: g.generation.number, By: g.generation.by})
 }
 

@@ -39,7 +39,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	}
 	c.meet(h.GetGroups())
 	c.hints.heard(string(s.GetId()))
-	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: h.Acted, left: h.Left, views: s.GetViews(), peer: &peer{
+	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: max(time.Duration(h.Acted), 0), left: h.Left, views: s.GetViews(), peer: &peer{
 		Peer:        Peer{ID: cmp.Or(string(s.GetId()), addr), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
 		incarnation: s.GetIncarnation(),
 		counts:      new(peerCounts),
@@ -325,9 +325,9 @@ func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) (
 	return all, nil
 }
 
-// dropAll makes p drop whatever the group holds there.
-func (c *Cache) dropAll(ctx context.Context, p *peer, g *group) error {
-	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: &shoalpb.Drop{All: true}}}, 0, func(reply *shoalpb.Reply) error {
+// dropAll makes p drop whatever the group holds there: of keys that this process owns, if both agree about these.
+func (c *Cache) dropAll(ctx context.Context, p *peer, g *group, owned bool) error {
+	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: &shoalpb.Drop{All: true, Owned: owned}}}, 0, func(reply *shoalpb.Reply) error {
 		if reply.GetDropped() == nil {
 			return unexpected(reply)
 		}
@@ -363,7 +363,9 @@ func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string, hold bo
 	sent := c.clock.now()
 	k := c.tell(p, g, 0)
 	defer k.end()
-	k.patience /= 5 // an answer takes no time
+	if hold || g.getter != nil {
+		k.patience /= 5 // an answer takes no time
+	}
 	k.req.Op = &shoalpb.Request_Peek{Peek: &shoalpb.Peek{Key: []byte(key), Hold: hold}}
 	reply, err := k.next(ctx)
 	if err != nil {

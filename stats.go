@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/shoalcache/shoal/shoalpb"
 )
@@ -184,7 +185,8 @@ type peerCounts struct {
 	keepsUntil          atomic.Int64  // it may keep keys of this process until then, on the clock, as it has owned them lately
 	breaker             breaker
 	latency             quantile
-	stoodIn             atomic.Bool // this process stands in for it
+	greeted             atomic.Int64 // when it was last to be greeted again, as it sees other owners
+	stoodIn             atomic.Bool  // this process stands in for it
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]
 }
@@ -202,6 +204,12 @@ func (c *peerCounts) show(s *shoalpb.Sender, differs func()) {
 		differs()
 		c.shown.Store(s.GetView())
 	}
+}
+
+// isDue reports, not too often, that a peer is to be greeted again.
+func (c *peerCounts) isDue(now time.Duration) bool {
+	last := c.greeted.Load()
+	return (last == 0 || int64(now)-last > int64(lastRetry)) && c.greeted.CompareAndSwap(last, max(int64(now), 1))
 }
 
 // failed takes note of an exchange that came to nothing.

@@ -132,15 +132,26 @@ func (p *peers) newlyMine(v *view, key string, now time.Duration) *formerView {
 	return nil
 }
 
-// hasActedWithout reports whether this process has owned keys lately by a view in which somebody was not.
-func (p *peers) hasActedWithout(is func(*peer) bool) bool {
+// hasActedWithout returns how long ago this process began to own keys by views in which somebody was not, if it has done so
+// lately, or 0.
+func (p *peers) hasActedWithout(is func(*peer) bool) (ago time.Duration) {
 	v, now := p.view.Load(), p.clock.now()
 	for i := range v.former {
 		if f := &v.former[i]; f.self >= 0 && f.isOpen(now, p.window) && !slices.ContainsFunc(f.members, is) {
-			return true
+			ago = max(ago, now-f.since, 1)
 		}
 	}
-	return false
+	if ago == 0 {
+		return 0
+	}
+	for i := range v.former { // views before may be forgotten, but not that somebody has been away
+		for _, m := range v.former[i].members {
+			if since, away := p.known.missing(m.incarnation); away && is(m) {
+				ago = max(ago, now-since)
+			}
+		}
+	}
+	return ago
 }
 
 // newKeepers reports whether others were to keep key, which is this process's, in a view within the last window.
@@ -252,7 +263,11 @@ func (p *peers) swap(members []*peer, alone bool) {
 			p.known.leaves(m.incarnation, v.since)
 		}
 	}
-	p.running.Go(func() {
+	follow := p.running.Go
+	if v.self < 0 { // it is about to end, maybe; and nothing comes to it
+		follow = func(f func()) { go f() }
+	}
+	follow(func() {
 		p.repairing.Add(1)
 		defer p.repairing.Add(-1)
 		p.callRoll(p.life, old, v, last.after)
@@ -269,6 +284,9 @@ func (p *peers) swap(members []*peer, alone bool) {
 		}
 	}
 }
+
+// owns reports whether key is this process's now.
+func (p *peers) owns(key string) bool { return p.view.Load().owns(key) }
 
 // others returns the members of the view but this process.
 func (p *peers) others() []*peer {
@@ -389,18 +407,27 @@ func (p *peers) allAgree() bool {
 	return len(p.known.strangers(p.clock.now())) == 0
 }
 
+// misses reports whether m is silent, and so is told of a write only when it is back.
+func (p *peers) misses(m *peer, now time.Duration) bool {
+	if !m.counts.breaker.open.Load() {
+		return false
+	}
+	p.known.leaves(m.incarnation, max(now-p.timeout, 0)) // the write may have been taken before it fell silent
+	return m.counts.breaker.open.Load()                  // or it has just come back, and has been told all but this
+}
+
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
 // lately, or somebody sees other owners, or did less than a lease ago, or did not see this process lately.
 func (p *peers) tellAll(key string, n int) bool {
 	v, now := p.view.Load(), p.clock.now()
 	for i, m := range v.members {
 		differs := m.counts.shown.Load() != v.digest || int64(now) < m.counts.keepsUntil.Load()
-		if i != v.self && differs && !m.counts.breaker.open.Load() {
+		if i != v.self && differs && !p.misses(m, now) {
 			return true
 		}
 	}
 	for _, m := range p.known.strangers(now) {
-		if !m.counts.breaker.open.Load() && m.counts.shown.Load() != v.digest {
+		if m.counts.shown.Load() != v.digest && !p.misses(m, now) {
 			return true
 		}
 	}

@@ -43,7 +43,7 @@ type accepted struct {
 	now      entry    // … and what they must have of it,
 	gone     bool     // or that it is not there
 	err      error    // why it was not done
-	left     bool     // … and nothing is dropped for it
+	left     bool     // … and what there is stays, but for copies
 }
 
 func (g *group) set(ctx context.Context, key string, data []byte, ttl time.Duration) error {
@@ -189,21 +189,28 @@ func (w *writing) here(ctx context.Context) {
 	}
 }
 
+// copiesOnly is a version below all: nothing is older than that, so only copies are dropped for it.
+const copiesOnly = 1
+
 // fail takes note that the change of index i did not reach its owner.
 func (w *writing) fail(i int, owner *peer, err error) {
-	// A counter that could not be reached is left alone: to drop it would lose what others have added. Its copies end
-	// with their leases. So is what cannot be loaded, where nobody has taken the write: it is no older than before.
-	left := w.g.getter == nil && isNotDone(err)
-	leave := left || w.op == shoalpb.Write_ADD
-	w.done[i] = accepted{version: w.version, all: !leave, left: left, err: err}
+	// What cannot be loaded, or has been counted, is left where it is kept: it may be all there is. If the owner has taken the
+	// write all the same, copies are old, and an Add's end with their leases.
+	d := accepted{version: w.version, all: true, err: err}
+	if w.g.getter == nil || w.op == shoalpb.Write_ADD {
+		d.version, d.all, d.left = copiesOnly, w.op != shoalpb.Write_ADD && !isNotDone(err), true
+	}
+	w.done[i] = d
 	if owner == nil {
 		w.blame(new(peer), i, false, err)
 		return
 	}
 	w.blame(owner, i, false, err)
-	if _, ok := errors.AsType[*notOwner](err); !ok && !leave {
-		w.done[i].acceptor = owner // which is told later
-		w.g.cache.hints.keep(w.g, owner, w.changes[i].key, w.done[i].version)
+	if _, ok := errors.AsType[*notOwner](err); !ok {
+		w.done[i].acceptor = owner // it is not told now
+		if !d.left {
+			w.g.cache.hints.keep(w.g, owner, w.changes[i].key, d.version)
+		}
 	}
 }
 
@@ -399,10 +406,7 @@ func (w *writing) tell(ctx context.Context) {
 	}
 	for i, change := range w.changes { // for the fetches that were answered meanwhile
 		d := w.done[i]
-		if d.left {
-			continue
-		}
-		keeps := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.incarnation == w.g.cache.peers.incarnation })
+		keeps := d.left || slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.incarnation == w.g.cache.peers.incarnation })
 		w.g.drop(change.key, d.version, keeps || w.acceptor(i) == w.g.cache.peers.incarnation)
 	}
 }
@@ -423,22 +427,28 @@ func (w *writing) acceptor(i int) uint64 {
 // way. Where this process has taken that write itself, that means copies only.
 func (g *group) drop(key string, version uint64, own bool) {
 	g.fetches.Overtake(key, func() { g.copies.remove(key, 0) })
-	if own {
+	if own || version == copiesOnly {
 		return
 	}
 	if version != 0 {
 		g.noteWritten(key, version, true)
 	}
-	if g.getter != nil {
-		version = 0 // it can be loaded again
-	}
+	kept := false
 	g.loads.Overtake(key, func() {
 		g.touch(key)
-		g.copies.remove(key, 0) // of a stand-in
-		g.main.remove(key, version)
+		g.copies.remove(key, 0)              // of a stand-in
+		if version == 0 || g.getter != nil { // it can be loaded again
+			if e, ok := g.main.engine.peek(key); ok && version != 0 && e.version == version && g.remembersWrites() {
+				kept = true // it is what was written, which a replica has been given
+			} else {
+				g.main.remove(key, 0)
+			}
+		} else {
+			g.main.remove(key, version-1)
+		}
 		g.absent.remove(key, 0)
 	})
-	if g.owners > 1 && g.keeps(key) && !g.cache.peers.view.Load().owns(key) {
+	if g.owners > 1 && !kept && g.keeps(key) && !g.cache.peers.view.Load().owns(key) {
 		g.fill(strings.Clone(key))
 	}
 }
@@ -489,7 +499,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		}
 		v = now
 	}
-	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now())
+	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now(), g.cache.peers.owns)
 	g.noteWritten(c.key, e.version, false)
 	w := accepted{version: e.version, sum: sum, replicas: g.replicas(v, c.key), now: e, gone: c.ttl < 0, holders: g.leases.of(c.key, g.cache.clock.now())}
 	if w.all = g.cache.peers.tellAll(c.key, g.owners); w.all {

@@ -891,18 +891,19 @@ func (x *Generation) GetBy() uint64 {
 
 // A Hello introduces the process that sends it, in a request as in its answer.
 type Hello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Addr          []byte                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"` // base URL, as the process itself spells it
-	Zone          []byte                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
-	Weight        float64                `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
-	Groups        []*Group               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
-	Owns          bool                   `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`      // it is among the members of its own view
-	Uptime        int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"`  // since it started
-	Peers         []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`     // who may own keys by a view it has had lately, where the other side may not know them
-	Acted         bool                   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`    // it has owned keys lately by a view in which the other side was not
-	Clock         uint64                 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`    // the time by which it gives versions, in units of 2^16 ns
-	Untold        bool                   `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
-	Left          bool                   `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Addr   []byte                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"` // base URL, as the process itself spells it
+	Zone   []byte                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Weight float64                `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	Groups []*Group               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	Owns   bool                   `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`     // it is among the members of its own view
+	Uptime int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"` // since it started
+	Peers  []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`    // who may own keys by a view it has had lately, where the other side may not know them
+	// If it has owned keys lately by a view in which the other side was not: for how long it may have done so.
+	Acted         int64  `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`
+	Clock         uint64 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`    // the time by which it gives versions, in units of 2^16 ns
+	Untold        bool   `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
+	Left          bool   `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -986,11 +987,11 @@ func (x *Hello) GetPeers() []*Peer {
 	return nil
 }
 
-func (x *Hello) GetActed() bool {
+func (x *Hello) GetActed() int64 {
 	if x != nil {
 		return x.Acted
 	}
-	return false
+	return 0
 }
 
 func (x *Hello) GetClock() uint64 {
@@ -1728,7 +1729,7 @@ type Pulled struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	Cursor        uint64                 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"` // where to go on
-	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`     // there is more
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`     // there is more, or the process leaves and waits to be asked once more: then the sender has all
 	Wait          bool                   `protobuf:"varint,4,opt,name=wait,proto3" json:"wait,omitempty"`     // this process does not take the sender for the owner of anything yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2714,7 +2715,8 @@ func (x *Holder) GetRemaining() int64 {
 type Drop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          []*Dropping            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"` // whatever the group holds
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`     // whatever the group holds
+	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"` // … of keys that the sender owns, if both have the same view
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2759,6 +2761,13 @@ func (x *Drop) GetKeys() []*Dropping {
 func (x *Drop) GetAll() bool {
 	if x != nil {
 		return x.All
+	}
+	return false
+}
+
+func (x *Drop) GetOwned() bool {
+	if x != nil {
+		return x.Owned
 	}
 	return false
 }
@@ -3195,7 +3204,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\x04owns\x18\x05 \x01(\bR\x04owns\x12\x16\n" +
 	"\x06uptime\x18\x06 \x01(\x03R\x06uptime\x12$\n" +
 	"\x05peers\x18\a \x03(\v2\x0e.shoal.v1.PeerR\x05peers\x12\x14\n" +
-	"\x05acted\x18\b \x01(\bR\x05acted\x12\x14\n" +
+	"\x05acted\x18\b \x01(\x03R\x05acted\x12\x14\n" +
 	"\x05clock\x18\t \x01(\x04R\x05clock\x12\x16\n" +
 	"\x06untold\x18\n" +
 	" \x01(\bR\x06untold\x12\x12\n" +
@@ -3318,10 +3327,11 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
-	"\tremaining\x18\x03 \x01(\x03R\tremaining\"@\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\"V\n" +
 	"\x04Drop\x12&\n" +
 	"\x04keys\x18\x01 \x03(\v2\x12.shoal.v1.DroppingR\x04keys\x12\x10\n" +
-	"\x03all\x18\x02 \x01(\bR\x03all\"R\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x14\n" +
+	"\x05owned\x18\x03 \x01(\bR\x05owned\"R\n" +
 	"\bDropping\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x06R\aversion\x12\x1a\n" +
