@@ -203,9 +203,9 @@ func (c *Cache) Ready(ctx context.Context) error {
 // first, until they have all of it or have not asked for a while, waits for writes that are under way, and stops answering.
 // If ctx ends first, it stops there and returns the context's error; what peers could not be told of writes, they are told no
 // more. Groups go on working, as in a process that owns nothing: with nothing in memory, asking peers, and loading what these
-// do not answer. If ctx ends before Discovery has returned, Shutdown fails and values stay where they are. Call it before the
-// Shutdown of the http.Server that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and waits for
-// streams over HTTP/2 as for any request.
+// do not answer. If ctx ends before Discovery has returned, Shutdown fails and hands nothing over. Call it before the Shutdown of
+// the http.Server that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and
+// waits for streams over HTTP/2 as for any request.
 func (c *Cache) Shutdown(ctx context.Context) error {
 	if c.left.Swap(true) {
 		return nil

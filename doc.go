@@ -72,7 +72,8 @@
 // keeps it for five seconds at a time, until discovery takes the dead one from the list and it owns the key itself.
 // With GroupOptions.Owners several processes keep each key: then nothing is lost with one of them, and nothing of what it had
 // is loaded anew. They are in different zones, if Options.Zone says so. Nobody stands in for an owner that is to be written to:
-// such a write fails, and in a group without a Getter leaves what was there. Options.Hedge asks the next owner also where the owner is only slow.
+// such a write fails, and in a group without a Getter leaves what was there. Options.Hedge asks the next owner also where the
+// owner is only slow.
 //
 // # Who owns a key
 //

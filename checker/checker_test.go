@@ -75,6 +75,8 @@ func TestRandomHistories(t *testing.T) {
 				all.undecided += res.undecided
 				all.refused += res.refused
 				all.missing += res.missing
+				all.kept += res.kept
+				all.losing += res.losing
 				mu.Unlock()
 			}
 		})
@@ -86,6 +88,7 @@ func TestRandomHistories(t *testing.T) {
 	fmt.Printf("%d calls, %d violations, %d orders of a key not decided\n", all.calls, len(all.bad)+all.more, all.undecided)
 	if *membership {
 		fmt.Printf("where processes only joined and left, %d writes failed, and %d gets missed a value without a source\n", all.refused, all.missing)
+		fmt.Printf("of %d seeds in which several processes keep each value, some were lost in %d\n", all.kept, all.losing)
 	}
 }
 

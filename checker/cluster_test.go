@@ -663,6 +663,8 @@ type result struct {
 	undecided int // keys whose orders are not known to be right or wrong
 	// What is not promised to the last, but where processes only join and leave there should be none.
 	refused, missing int
+	// Runs in which several keep each value, with room for all, and those of them in which some got lost all the same.
+	kept, losing int
 }
 
 // check looks for what is wrong in a run.
@@ -694,6 +696,12 @@ func (r *run) check() (res result) {
 		res.refused = len(refused)
 		if *exact {
 			bad = slices.Concat(bad, refused, missing)
+		}
+		if r.owners > 1 && r.options.keys == keysHeld {
+			res.kept = 1
+			if len(missing) > 0 {
+				res.losing = 1
+			}
 		}
 	}
 	if r.peers == stay {
