@@ -766,6 +766,7 @@ func TestWhoSeesOtherOwnersIsMetThoughAGreetingWasLost(t *testing.T) {
 				s.set(key, "old")
 				wantEverywhere(t, f, key, "old")
 				f.groups[1].Get(t.Context(), ownedBy(f.Cluster, 0, 0))
+				time.Sleep(time.Second)
 				s.set(key, "new")
 				must(t, f.groups[0].Set(t.Context(), key, "new"))
 				wantEverywhere(t, f, key, "new")

@@ -386,7 +386,7 @@ func (c *Cache) heard(s *shoalpb.Sender) {
 		p.counts.show(s, func() { c.peers.differs.Store(int64(c.clock.now())) })
 		agrees := s.GetView() == c.peers.view.Load().digest
 		c.peers.compare(agrees)
-		if !agrees && p.counts.isDue(c.clock.now()) { // it may not know this process any more
+		if p.counts.isDue(agrees, c.clock.now()) { // it may not know this process any more
 			c.peers.noticed(sighting{id: p.ID})
 		}
 	}

@@ -185,7 +185,7 @@ type peerCounts struct {
 	keepsUntil          atomic.Int64  // it may keep keys of this process until then, on the clock, as it has owned them lately
 	breaker             breaker
 	latency             quantile
-	greeted             atomic.Int64 // when it was last to be greeted again, as it sees other owners
+	differs             atomic.Int64 // since when it has been seen to have another view, or was last greeted for that; 0: it agrees
 	stoodIn             atomic.Bool  // this process stands in for it
 	exchanges, failures atomic.Int64
 	lastError           atomic.Pointer[string]
@@ -206,10 +206,20 @@ func (c *peerCounts) show(s *shoalpb.Sender, differs func()) {
 	}
 }
 
-// isDue reports, not too often, that a peer is to be greeted again.
-func (c *peerCounts) isDue(now time.Duration) bool {
-	last := c.greeted.Load()
-	return (last == 0 || int64(now)-last > int64(lastRetry)) && c.greeted.CompareAndSwap(last, max(int64(now), 1))
+// isDue reports, when it has had another view for a while, and then not too often, that a peer is to be greeted again.
+func (c *peerCounts) isDue(agrees bool, now time.Duration) bool {
+	last := c.differs.Load()
+	switch {
+	case agrees:
+		if last != 0 {
+			c.differs.Store(0)
+		}
+		return false
+	case last == 0:
+		c.differs.CompareAndSwap(0, max(int64(now), 1))
+		return false
+	}
+	return int64(now)-last > int64(lastRetry) && c.differs.CompareAndSwap(last, int64(now))
 }
 
 // failed takes note of an exchange that came to nothing.
