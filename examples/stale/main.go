@@ -115,6 +115,7 @@ func run(out io.Writer, listen func() (net.Listener, error), transport *http.Tra
 		time.Sleep(p.lasts)
 	}
 	stop()
+	t.enter(new(phase)) // old values may still be replaced
 	over(phases[len(phases)-1])
 	if err := verify(t, phases); err != nil {
 		return err
@@ -129,6 +130,8 @@ func run(out io.Writer, listen func() (net.Listener, error), transport *http.Tra
 
 // verify reports what of this program's claims did not hold.
 func verify(t *timeline, phases []*phase) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	up, down, back := phases[0], phases[1], phases[2]
 	switch {
 	case t.firstErr != nil:
