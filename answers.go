@@ -357,6 +357,7 @@ func (c *Cache) holdersMessage(holders []holder) []*shoalpb.Holder {
 // drop drops what a write elsewhere has made old.
 func (a *answering) drop(d *shoalpb.Drop) {
 	answer := new(shoalpb.Dropped)
+	a.group.goThrough(d.Purges)
 	if d.All {
 		v := a.c.peers.view.Load()
 		if !d.Owned || a.sender.GetView() != v.digest {

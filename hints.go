@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
 // hints are what peers could not be told of writes and purges, and are told again: after a while, after longer and
@@ -173,7 +175,7 @@ func (h *hints) tellGroup(ctx context.Context, g *group, o owed, to *peer) bool 
 		}
 	}
 	if o.all > 0 {
-		return h.cache.dropAll(ctx, to, g, false) == nil
+		return h.cache.dropAll(ctx, to, g, &shoalpb.Drop{All: true}) == nil
 	}
 	drops := make([]dropping, 0, len(o.keys))
 	for key, version := range o.keys {

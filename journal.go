@@ -2,12 +2,16 @@ package shoal
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/shoalcache/shoal/shoalpb"
 )
 
-// A journal is which keys of a group this process has taken writes of lately. Who comes back to the peers is told of those
-// it may have missed; if the journal does not reach back so far, it drops the group, or what of it this process owns.
+// A journal is which keys of a group this process has taken writes of lately, and which purges it has gone through. Who comes
+// back to the peers is told of those it may have missed; if the journal does not reach back so far, it drops the group, or what
+// of it this process owns.
 type journal struct {
 	most int
 
@@ -16,6 +20,7 @@ type journal struct {
 	next    int
 	// When the last was written that is not in it any more: of keys that have been this process's ever since, and of others.
 	lostOwned, lost time.Duration
+	purges          []purgeRecord // the first of them first
 }
 
 type record struct {
@@ -23,6 +28,15 @@ type record struct {
 	version uint64
 	at      time.Duration
 }
+
+// A purgeRecord is a purge by its name: by its number alone one would take it for a later one on the other side of a cut.
+type purgeRecord struct {
+	number, by uint64
+	at         time.Duration
+}
+
+// mostPurges is how many purges are remembered. Who may have missed one before those drops the group.
+const mostPurges = 64
 
 // bytesPerRecord is about what a record takes.
 const bytesPerRecord = 96
@@ -52,27 +66,27 @@ func (j *journal) moved() {
 	j.lost, j.lostOwned = max(j.lost, j.lostOwned), 0
 }
 
-// clear forgets all writes, which a purge has overtaken: who was away then has to drop the group.
-func (j *journal) clear() {
+// purged takes note of a purge that this process has gone through. The writes before stay, for who has gone through it earlier.
+func (j *journal) purged(number, by uint64, now time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, r := range j.records {
-		j.lost = max(j.lost, r.at)
+	if len(j.purges) == mostPurges {
+		j.lost = max(j.lost, j.purges[0].at)
+		j.purges = slices.Delete(j.purges, 0, 1)
 	}
-	j.records, j.next = nil, 0
+	j.purges = append(j.purges, purgeRecord{number, by, max(now, 1)})
 }
 
-// purged takes note of a purge by this process, which is a write of all keys: it may not be told by its generation, if there are
-// later ones where somebody was away.
-func (j *journal) purged(now time.Duration) {
+// hasGoneThrough reports whether this process is known to have gone through a purge.
+func (j *journal) hasGoneThrough(number, by uint64) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.lost = max(now, 1)
+	return slices.ContainsFunc(j.purges, func(p purgeRecord) bool { return p.number == number && p.by == by })
 }
 
-// since returns the writes since then, the last of each key, and whether it does not have those of any keys, or only of such as
-// this process owns.
-func (j *journal) since(then time.Duration) (missed []dropping, lost, lostOwned bool) {
+// since returns the writes since then, the last of each key, and what else must be dropped, or nil: all, for it does not have
+// the writes of any keys, or only of such as this process owns; or all that was there before purges.
+func (j *journal) since(then time.Duration) (missed []dropping, all *shoalpb.Drop) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	versions := make(map[string]uint64)
@@ -84,18 +98,31 @@ func (j *journal) since(then time.Duration) (missed []dropping, lost, lostOwned 
 	for key, version := range versions {
 		missed = append(missed, dropping{key: key, version: version})
 	}
-	return missed, j.lost > 0 && j.lost >= then, j.lostOwned > 0 && j.lostOwned >= then
+	lost, lostOwned := j.lost > 0 && j.lost >= then, j.lostOwned > 0 && j.lostOwned >= then
+	if lost {
+		missed = nil // all of them
+	}
+	all = &shoalpb.Drop{All: lost || lostOwned, Owned: !lost}
+	for _, p := range j.purges {
+		if p.at >= then {
+			all.Purges = append(all.Purges, &shoalpb.Generation{Number: p.number, By: p.by})
+		}
+	}
+	if !all.All && all.Purges == nil {
+		return missed, nil
+	}
+	return missed, all
 }
 
 // tellMissed makes p drop what may have been written since then.
 func (c *Cache) tellMissed(ctx context.Context, p *peer, since time.Duration) error {
 	for _, g := range c.allGroups() {
-		missed, lost, lostOwned := g.journal.since(since)
+		missed, all := g.journal.since(since)
 		var err error
-		if lost || lostOwned {
-			err = c.dropAll(ctx, p, g, !lost)
+		if all != nil {
+			err = c.dropAll(ctx, p, g, all)
 		}
-		if err == nil && !lost && len(missed) > 0 {
+		if err == nil && len(missed) > 0 {
 			_, err = c.drop(ctx, p, g, missed)
 		}
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -52,16 +53,33 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 	default:
 		return false
 	}
-	g.empty()
+	g.empty(mine.number, mine.by)
 	mine.said.Store(&shoalpb.Generation{Number: mine.number, By: mine.by})
 	return true
 }
 
-// empty drops whatever the group holds here, and makes sure that nothing which is under way is stored.
-func (g *group) empty() {
+// goThrough empties the group for purges of the other side of a cut, which has had fewer of them, unless it has been emptied for them.
+func (g *group) goThrough(purges []*shoalpb.Generation) {
+	if len(purges) == 0 {
+		return
+	}
+	g.generation.mu.Lock()
+	defer g.generation.mu.Unlock()
+	news := slices.DeleteFunc(purges, func(p *shoalpb.Generation) bool { return g.journal.hasGoneThrough(p.Number, p.By) })
+	if len(news) == 0 {
+		return
+	}
 	g.dropAll(nil, "")
-	g.journal.clear()
+	for _, p := range news { // for others of this side
+		g.journal.purged(p.Number, p.By, g.cache.clock.now())
+	}
+}
+
+// empty drops whatever the group holds here for a purge, and makes sure that nothing which is under way is stored.
+func (g *group) empty(number, by uint64) {
+	g.dropAll(nil, "")
 	g.written.clear()
+	g.journal.purged(number, by, g.cache.clock.now())
 }
 
 // dropAll drops whatever the group holds here, or, if there is a view, what is by that the key of the one of that ID. Nothing
@@ -97,8 +115,7 @@ func (g *group) goOn() {
 	defer g.generation.mu.Unlock()
 	g.generation.number++
 	g.generation.by = g.cache.peers.incarnation
-	g.empty()
-	g.journal.purged(g.cache.clock.now())
+	g.empty(g.generation.number, g.generation.by)
 	g.generation.said.Store(&shoalpb.Generation{Number: g.generation.number, By: g.generation.by})
 }
 

@@ -325,9 +325,9 @@ func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) (
 	return all, nil
 }
 
-// dropAll makes p drop whatever the group holds there: of keys that this process owns, if both agree about these.
-func (c *Cache) dropAll(ctx context.Context, p *peer, g *group, owned bool) error {
-	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: &shoalpb.Drop{All: true, Owned: owned}}}, 0, func(reply *shoalpb.Reply) error {
+// dropAll makes p drop whatever the group holds there, or what d says of it.
+func (c *Cache) dropAll(ctx context.Context, p *peer, g *group, d *shoalpb.Drop) error {
+	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: d}}, 0, func(reply *shoalpb.Reply) error {
 		if reply.GetDropped() == nil {
 			return unexpected(reply)
 		}

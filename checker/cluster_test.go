@@ -702,6 +702,7 @@ func (r *run) check() (res result) {
 			if len(missing) > 0 {
 				res.losing = 1
 			}
+			bad = append(bad, missing...)
 		}
 	}
 	if r.peers == stay {

@@ -2715,8 +2715,9 @@ func (x *Holder) GetRemaining() int64 {
 type Drop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          []*Dropping            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`     // whatever the group holds
-	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"` // … of keys that the sender owns, if both have the same view
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`      // whatever the group holds
+	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"`  // … of keys that the sender owns, if both have the same view
+	Purges        []*Generation          `protobuf:"bytes,4,rep,name=purges,proto3" json:"purges,omitempty"` // whatever it held before these, if it has not gone through them all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2770,6 +2771,13 @@ func (x *Drop) GetOwned() bool {
 		return x.Owned
 	}
 	return false
+}
+
+func (x *Drop) GetPurges() []*Generation {
+	if x != nil {
+		return x.Purges
+	}
+	return nil
 }
 
 type Dropping struct {
@@ -3327,11 +3335,12 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
-	"\tremaining\x18\x03 \x01(\x03R\tremaining\"V\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\"\x84\x01\n" +
 	"\x04Drop\x12&\n" +
 	"\x04keys\x18\x01 \x03(\v2\x12.shoal.v1.DroppingR\x04keys\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x14\n" +
-	"\x05owned\x18\x03 \x01(\bR\x05owned\"R\n" +
+	"\x05owned\x18\x03 \x01(\bR\x05owned\x12,\n" +
+	"\x06purges\x18\x04 \x03(\v2\x14.shoal.v1.GenerationR\x06purges\"R\n" +
 	"\bDropping\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x06R\aversion\x12\x1a\n" +
@@ -3485,15 +3494,16 @@ var file_shoal_proto_depIdxs = []int32{
 	32, // 51: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
 	11, // 52: shoal.v1.Result.now:type_name -> shoal.v1.Value
 	35, // 53: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	37, // 54: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	33, // 55: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	32, // 56: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
-	1,  // 57: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	5,  // 54: shoal.v1.Drop.purges:type_name -> shoal.v1.Generation
+	37, // 55: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	33, // 56: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	32, // 57: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
+	1,  // 58: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	59, // [59:59] is the sub-list for method output_type
+	59, // [59:59] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
