@@ -236,7 +236,7 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 	c.closed.Store(true)
 	c.end()
 	for _, g := range c.allGroups() {
-		g.thaw() // nobody asks for it any more
+		g.main.retain(g.keeps) // nobody asks for what is frozen any more
 	}
 	c.endConversations(ctx)
 	c.own.closeAllIdle()

@@ -234,8 +234,8 @@ type group struct {
 	written lastWrites // where there are replicas
 	fills   fills
 
-	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped
-	thawAt   time.Duration // when that is to be; 0: never
+	freezing sync.Mutex    // guards thawed, and is held while what is frozen is dropped
+	thawed   time.Duration // when that was for the last time
 
 	standing   standsIn
 	rates      rates  // how often peers ask for a key
@@ -491,7 +491,7 @@ func (g *group) viewSwapped(old, new *view) {
 	}
 	g.copies.clear()
 	g.thawLate(old)
-	g.freeze()
+	g.freeze(new.former[len(new.former)-1].thaws)
 	g.journal.moved()
 	g.absent.retain(new.owns)
 }

@@ -200,43 +200,52 @@ func (v *view) predecessors(former *formerView, key string, n int, all bool) []*
 	return some
 }
 
-// freeze keeps what this process holds of keys that have gone to others, for those, as long as they may need it.
-func (g *group) freeze() {
-	warm := g.cache.opts.Warm
-	if warm < 0 {
+// freeze keeps until then what this process holds of keys that have gone to others: for those, as long as they may need it.
+func (g *group) freeze(until time.Duration) {
+	if g.cache.opts.Warm < 0 {
 		g.main.retain(g.keeps)
 		return
 	}
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
 	g.main.frozen.Store(true)
-	if now := g.cache.clock.now(); g.thawAt == 0 {
-		wait := warm / 2
-		if differed := time.Duration(g.cache.peers.differing.Load()); differed > 0 { // others may have acted for so long
-			wait -= now - differed
-		}
-		g.thawAt = now + max(wait, 1)
-		time.AfterFunc(max(wait, 1), g.thaw)
-	}
+	time.AfterFunc(max(until-g.cache.clock.now(), 1), g.thaw)
 }
 
-// thaw drops what is frozen, unless it is just being handed over.
+// thaw drops what has been frozen for long enough, unless it is just being handed over.
 func (g *group) thaw() {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
-	if g.cache.left.Load() && !g.cache.closed.Load() {
+	if g.cache.left.Load() {
 		return
 	}
-	g.main.retain(g.keeps)
-	g.main.frozen.Store(false)
-	g.thawAt = 0
+	v, now := g.cache.peers.view.Load(), g.cache.clock.now()
+	g.thawed = now
+	g.main.retain(func(key string) bool { return v.keptLately(key, g.owners, now) })
+	if !slices.ContainsFunc(v.former, func(f formerView) bool { return f.thaws > now }) {
+		g.main.frozen.Store(false)
+	}
 }
 
 // thawLate does what thaw should have done already.
 func (g *group) thawLate(old *view) {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
-	if g.thawAt != 0 && g.cache.clock.now() >= g.thawAt {
-		g.main.retain(func(key string) bool { return old.keeps(key, g.owners) })
+	now := g.cache.clock.now()
+	if slices.ContainsFunc(old.former, func(f formerView) bool { return g.thawed < f.thaws && f.thaws <= now }) {
+		g.main.retain(func(key string) bool { return old.keptLately(key, g.owners, now) })
 	}
+}
+
+// keptLately reports whether this process is among the n that keep key, or was so short a time ago that they may need it.
+func (v *view) keptLately(key string, n int, now time.Duration) bool {
+	if v.keeps(key, n) {
+		return true
+	}
+	for i := range v.former {
+		if f := &v.former[i]; f.thaws > now && f.keeps(key, n) {
+			return true
+		}
+	}
+	return false
 }

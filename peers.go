@@ -100,7 +100,7 @@ const firstRetry, lastProbe, lastRetry = 100 * time.Millisecond, time.Second, 10
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
 	// Before it was there, this process owned nothing.
-	birth := formerView{view{self: -1}, newRollCall(), 0}
+	birth := formerView{view: view{self: -1}, after: newRollCall()}
 	birth.after.end(p.clock.now())
 	close(birth.after.taken)
 	p.view.Store(&view{self: -1, alone: true, former: []formerView{birth}})

@@ -344,7 +344,7 @@ func (g *group) adopt(key string, e entry, then *view, purges int64) {
 			return false
 		}
 		if !g.main.frozen.Load() {
-			g.freeze() // as the swap is about to
+			g.freeze(g.cache.clock.now() + g.cache.peers.window/2) // as the swap is about to
 		}
 		return true
 	}

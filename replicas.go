@@ -251,8 +251,8 @@ func (g *group) replicate(r replica, fill bool, purges int64) (newer uint64) {
 	}
 	g.main.shrink(cost)
 	g.counts.replicated.Add(1)
-	if !g.keeps(r.key) {
-		g.freeze()
+	if !g.keeps(r.key) && !g.main.frozen.Load() {
+		g.freeze(g.cache.clock.now() + g.cache.peers.window/2)
 	}
 	return newer
 }

@@ -36,6 +36,7 @@ type formerView struct {
 	view            // without former ones of its own
 	after *rollCall // the greeting after its end
 	ended time.Duration
+	thaws time.Duration // when what it kept, and no later one did, is dropped
 }
 
 // isOpen reports whether the window is open that opened with the end of f.
@@ -243,7 +244,11 @@ func (p *peers) swap(members []*peer, alone bool) {
 			v.former = append(v.former, f)
 		}
 	}
-	last := formerView{*old, newRollCall(), v.since}
+	began := v.since
+	if differed := time.Duration(p.differing.Load()); differed > 0 {
+		began = differed // others may have acted for so long
+	}
+	last := formerView{*old, newRollCall(), v.since, began + p.window/2}
 	last.former = nil
 	last.alone = false // with nobody there, nobody told this process of writes: it owned nothing that it may keep acting on
 	v.former = append(v.former, last)
