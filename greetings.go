@@ -37,9 +37,11 @@ func newRollCall() *rollCall {
 	return &rollCall{done: make(chan struct{}), taken: make(chan struct{})}
 }
 
+// end takes note that all have answered, or failed, if that is news.
 func (r *rollCall) end(now time.Duration) {
-	r.over.Store(int64(max(now, 1)))
-	close(r.done)
+	if r.over.CompareAndSwap(0, int64(max(now, 1))) {
+		close(r.done)
+	}
 }
 
 // callRoll greets the members of both views, and whomever they name, until all have answered or failed.

@@ -400,7 +400,11 @@ func (g *group) loadHere(ctx context.Context, key string, w want) (found, error)
 	if w.cachedOnly {
 		return found{}, ErrNotCached
 	}
-	return g.load(ctx, key, w)
+	f, err := g.load(ctx, key, w)
+	if _, moved := err.(*notOwner); moved { // while it waited to act as the owner
+		return g.fetch(ctx, key, w)
+	}
+	return f, err
 }
 
 // fetch asks the owner of key. Nobody joins a question that has been sent, for the answer may have been made before a

@@ -68,8 +68,12 @@ func (g *group) longestLoad(w want) time.Duration {
 // fly is a load flight's way to the getter and back. What the getter says is its result, in found.err if it is an error:
 // an error of the flight itself is shared with those who gather behind it.
 func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error) {
-	if _, err := g.cache.peers.greetedFor(ctx, f.Key()); err != nil {
+	v, err := g.cache.peers.greetedFor(ctx, f.Key())
+	if err != nil {
 		return found{}, err
+	}
+	if owner, mine := v.owner(f.Key()); !mine && g.getter == nil {
+		return found{}, &notOwner{owner} // it has gone there since
 	}
 	if !anew {
 		if result, ok, err := g.inherit(ctx, f); ok || err != nil {

@@ -99,14 +99,14 @@ const firstRetry, lastProbe, lastRetry = 100 * time.Millisecond, time.Second, 10
 
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
-	// Before it was there, this process owned nothing.
+	// Before it was there, this process owned nothing; and it waits for a while for the word that it is not alone.
 	birth := formerView{view: view{self: -1}, after: newRollCall()}
-	birth.after.end(p.clock.now())
 	close(birth.after.taken)
 	p.view.Store(&view{self: -1, alone: true, former: []formerView{birth}})
 	ctx, stop := context.WithCancel(context.Background())
 	p.life, p.done, p.stop = ctx, ctx.Done(), stop
 	if discover == nil {
+		birth.after.end(p.clock.now())
 		return
 	}
 	p.lists, p.greeted, p.waiting = make(chan []Peer), make(chan greeting), make(chan chan<- error)
@@ -115,7 +115,7 @@ func (p *peers) start(discover Discovery) {
 	p.ran = ran
 	p.running.Go(func() {
 		defer close(ran)
-		p.run(ctx)
+		p.run(ctx, birth.after)
 	})
 	p.running.Go(func() { p.discover(ctx, discover) })
 }
@@ -139,8 +139,9 @@ func (p *peers) discover(ctx context.Context, discover Discovery) {
 	}
 }
 
-// run keeps the candidates, and makes a view of those that have answered.
-func (p *peers) run(ctx context.Context) {
+// run keeps the candidates, and makes a view of those that have answered. The first ends the birth of this process, or that there
+// is no list for as long as a peer may take to answer.
+func (p *peers) run(ctx context.Context, birth *rollCall) {
 	var (
 		candidates map[string]*candidate // by address; nil before the first list
 		bad        error                 // what is wrong with the list
@@ -152,7 +153,10 @@ func (p *peers) run(ctx context.Context) {
 		pause   <-chan time.Time // … and when that is to be
 
 		parted = make(map[uint64]bool) // who has left, by incarnation: their answers may be under way
+
+		unlisted = time.After(p.timeout)
 	)
+	defer func() { birth.end(p.clock.now()) }()
 	for turn := 0; ; turn++ {
 		listed, changed := false, false
 		select {
@@ -166,6 +170,10 @@ func (p *peers) run(ctx context.Context) {
 			}
 		case <-pause:
 			listed = true
+		case <-unlisted:
+			if candidates == nil {
+				birth.end(p.clock.now())
+			}
 		case g := <-p.greeted:
 			if c := candidates[g.addr]; c != nil {
 				if g.err == nil && !g.roll && parted[g.met.incarnation] {
@@ -202,6 +210,7 @@ func (p *peers) run(ctx context.Context) {
 		// A view takes some time to make: while first answers are coming in, one is made of them all.
 		if settled && (listed || changed) || listed && began {
 			p.look(candidates)
+			birth.end(p.clock.now())
 			began = true
 		}
 		if settled && pause == nil {
