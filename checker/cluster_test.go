@@ -326,14 +326,14 @@ func (r *run) loadOnce(there []*process) {
 		}
 	}
 	wg.Wait()
-	loads := make(map[string]int)
+	loads := make(map[string][]load)
 	for _, l := range r.loads {
-		loads[l.key]++
+		loads[l.key] = append(loads[l.key], l)
 	}
 	for n := range keysFresh {
-		if key := fresh(n); loads[key] != 1 {
+		if key := fresh(n); len(loads[key]) != 1 {
 			r.bad = append(r.bad, violation{
-				text: fmt.Sprintf("when all had settled, %s was loaded %d times", key, loads[key]), key: key, from: from, to: r.now(),
+				text: fmt.Sprintf("when all had settled, %s was not loaded once, but as %v", key, loads[key]), key: key, from: from, to: r.now(),
 			})
 		}
 	}

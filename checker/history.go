@@ -3,6 +3,7 @@
 package checker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -400,6 +401,7 @@ var owner = porcupine.Model{
 
 // lost checks counters that only grow: a call must return what all adds that had returned before it began have made of
 // them at least, and at most what all that began before it ended can. What is below that is missing, if values may get lost.
+// Where lists may differ, two owners may count at the same time, each without the other: of adds that overlap, one is sure.
 func (h *history) lost() (bad, missing []violation) {
 	for _, g := range h.calls {
 		if g.kind == purge || g.err != nil {
@@ -420,6 +422,9 @@ func (h *history) lost() (bad, missing []violation) {
 				}
 			}
 		}
+		if h.forgets {
+			least = h.sure(g, least)
+		}
 		if value >= least && value <= most {
 			continue
 		}
@@ -431,4 +436,31 @@ func (h *history) lost() (bad, missing []violation) {
 		}
 	}
 	return bad, missing
+}
+
+// sure returns what the adds that had returned before g began have made of its key, if only the least counts of those that
+// overlapped. One that has failed may have gone on for a while.
+func (h *history) sure(g call, all int) (sum int) {
+	var adds []call
+	for _, a := range h.calls {
+		if a.kind != add || a.key != g.key || a.start > g.end {
+			continue
+		}
+		if a.err != nil {
+			a.end += standIn
+		}
+		adds = append(adds, a)
+	}
+	slices.SortFunc(adds, func(a, b call) int { return cmp.Compare(a.start, b.start) })
+	for i := 0; i < len(adds); {
+		least, until, done := adds[i].value, adds[i].end, false
+		for ; i < len(adds) && adds[i].start <= until; i++ {
+			least, until = min(least, adds[i].value), max(until, adds[i].end)
+			done = done || adds[i].done() < g.start
+		}
+		if done {
+			sum += least
+		}
+	}
+	return min(sum, all)
 }
