@@ -244,11 +244,10 @@ func (p *peers) swap(members []*peer, alone bool) {
 			v.former = append(v.former, f)
 		}
 	}
-	began := v.since
-	if differed := time.Duration(p.differing.Load()); differed > 0 {
-		began = differed // others may have acted for so long
+	last := formerView{*old, newRollCall(), v.since, v.since + p.window/2}
+	if differed := time.Duration(p.differing.Load()); differed > 0 { // others may have acted for so long
+		last.thaws = max(differed+p.window/2, v.since+maxLease/2) // and tell everybody for a lease after they see that this process agrees
 	}
-	last := formerView{*old, newRollCall(), v.since, began + p.window/2}
 	last.former = nil
 	last.alone = false // with nobody there, nobody told this process of writes: it owned nothing that it may keep acting on
 	v.former = append(v.former, last)

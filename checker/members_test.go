@@ -87,7 +87,7 @@ func (r *run) comeAndGo(rng *rand.Rand, over <-chan struct{}) {
 		case n < 8 && r.peers != move:
 			r.die(rng, wait, over, there[rng.IntN(len(there))])
 		default:
-			r.leave(rng, over, there[rng.IntN(len(there))])
+			r.leave(rng, wait, over, there[rng.IntN(len(there))])
 		}
 	}
 	r.members.telling.Wait()
@@ -118,7 +118,7 @@ func (r *run) join(rng *rand.Rand, wait func(time.Duration) bool, over <-chan st
 }
 
 // leave shuts cache i down. The others may have been told before.
-func (r *run) leave(rng *rand.Rand, over <-chan struct{}, i int) {
+func (r *run) leave(rng *rand.Rand, wait func(time.Duration) bool, over <-chan struct{}, i int) {
 	r.list(i, false)
 	before := rng.IntN(2) == 0
 	if before {
@@ -146,6 +146,17 @@ func (r *run) leave(rng *rand.Rand, over <-chan struct{}, i int) {
 	if !before {
 		r.spread(rng, over, i)
 	}
+	if err != nil {
+		r.repair(wait)
+	}
+}
+
+// repair waits, if several keep each value, until what is lost with a process is restored: only then comes the next failure.
+func (r *run) repair(wait func(time.Duration) bool) {
+	if r.owners > 1 {
+		r.members.telling.Wait()
+		wait(30 * time.Second)
+	}
 }
 
 // die kills cache i, perhaps with its host, so that nobody hears of it. Either another follows soon, or the others are told.
@@ -164,10 +175,7 @@ func (r *run) die(rng *rand.Rand, wait func(time.Duration) bool, over <-chan str
 		r.list(i, false)
 		r.spread(rng, over, i)
 	}
-	if r.owners > 1 { // one failure at a time
-		r.members.telling.Wait()
-		wait(30 * time.Second)
-	}
+	r.repair(wait)
 }
 
 // lose loses a share of all that goes to cache i or comes from there.
@@ -227,7 +235,7 @@ func (r *run) spread(rng *rand.Rand, over <-chan struct{}, others ...int) {
 			lag = time.Duration(rng.ExpFloat64() * float64(2*time.Second))
 		case n == 14:
 			lag = time.Duration(rng.Int64N(int64(25 * time.Second)))
-		default:
+		case r.laggard:
 			lag = time.Duration(rng.Int64N(int64(90 * time.Second)))
 		}
 		r.members.telling.Go(func() {
