@@ -446,6 +446,56 @@ func TestJoinAfterListsThatLagged(t *testing.T) {
 	})
 }
 
+// What goes to others with a change of the peers is kept for them as long as it may be, whatever went with one before.
+func TestWhatGoesLaterIsKeptForAsLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		for i := range 3 {
+			f.See(i, 0)
+		}
+		first := keyWhere(func(key string) bool { return ownerAmong(key, 0, 1) == 1 && f.Owner(key) == 1 })
+		later := keyWhere(func(key string) bool { return ownerAmong(key, 0, 1) == 0 && f.Owner(key) == 2 })
+		want(t, f, 0, first, strings.ToUpper(first))
+		want(t, f, 0, later, strings.ToUpper(later))
+		kept := func(want int64) {
+			t.Helper()
+			if n := f.groups[0].Stats().Entries; n != want {
+				t.Errorf("it has %d entries, want %d", n, want)
+			}
+		}
+		for i := range 3 {
+			f.See(i, 0, 1)
+		}
+		time.Sleep(20 * time.Second)
+		for i := range 3 {
+			f.See(i, 0, 1, 2)
+		}
+		kept(2)
+		time.Sleep(15 * time.Second) // half a Warm since the first change
+		kept(1)
+		time.Sleep(20 * time.Second)
+		kept(0)
+	})
+}
+
+// Who learns late that its keys are another's keeps them for as long as it takes to fetch them.
+func TestWhatALaggardLosesIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		f.See(0, 0)
+		f.See(1, 0) // its client
+		keys := setAll(t, f.groups[1], "k", 40, "value")
+		time.Sleep(20 * time.Minute)
+		f.See(1, 0, 1)
+		time.Sleep(50 * time.Second)
+		f.See(0, 0, 1)
+		time.Sleep(time.Minute)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of 40 are lost", n)
+		}
+	})
+}
+
 // filtered serves c at host, and calls before for each Request.
 func filtered(h *hosts, host string, c http.Handler, before func(*shoalpb.Request)) {
 	h.set(host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

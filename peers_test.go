@@ -180,8 +180,9 @@ func TestGroupsWorkBeforePeersAreKnown(t *testing.T) {
 		said := make(chan []string)
 		c := newPeer(t, new(hosts), shoal.Options{Self: "a", Discovery: lists(said)}, "a")
 		g := shoal.NewGroup(c, "g", upper, nil)
-		if v, err := g.Get(t.Context(), "key"); v != "KEY" || err != nil {
-			t.Errorf("%q, %v", v, err)
+		began := time.Now()
+		if v, err := g.Get(t.Context(), "key"); v != "KEY" || err != nil || time.Since(began) > 500*time.Millisecond {
+			t.Errorf("%q, %v, after %v", v, err, time.Since(began))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

@@ -323,7 +323,7 @@ func (w *writing) replicateTo(ctx context.Context, to *peer, i int) error {
 		r := replica{w.changes[i].key, d.now, d.gone}
 		r.e.version = d.version
 		var newer uint64
-		if to.incarnation == c.peers.incarnation {
+		if to.ID == c.peers.self.ID {
 			newer = w.g.replicate(r, false, 0)
 		} else if all, err := c.replicate(ctx, to, w.g, w.g.generation.message(), []replica{r}, false); err != nil {
 			return err

@@ -494,6 +494,19 @@ func TestLostCopiesAreRestored(t *testing.T) {
 	})
 }
 
+// A replica that does not see itself listed is given what it writes all the same.
+func TestReplicaThatDoesNotSeeItselfWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		f.See(1, 0, 2)
+		time.Sleep(time.Second)
+		must(t, f.groups[1].Set(t.Context(), key, "value"))
+		must(t, f.groups[2].Set(t.Context(), key, "newer"))
+		wantEverywhere(t, f, key, "newer")
+	})
+}
+
 // A replica that has lost a key to another for a while has nothing old of it when it is a replica again.
 func TestReplicaThatIsOneAgainHasNothingOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

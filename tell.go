@@ -142,7 +142,7 @@ func (w *writing) tell(ctx context.Context) {
 	}
 	for i, change := range w.changes { // for the fetches that were answered meanwhile
 		d := w.done[i]
-		keeps := d.left || slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.incarnation == w.g.cache.peers.incarnation })
+		keeps := d.left || slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == self })
 		w.g.drop(change.key, d.version, keeps || w.acceptor(i) == w.g.cache.peers.incarnation)
 	}
 }
