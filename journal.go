@@ -33,7 +33,6 @@ type record struct {
 type purgeRecord struct {
 	number, by uint64
 	at         time.Duration
-	implied    bool // it has been overtaken, and is not told by itself
 }
 
 // mostPurges is how many purges are remembered. Who may have missed one before those drops the group.
@@ -68,7 +67,7 @@ func (j *journal) moved() {
 }
 
 // purged takes note of a purge that this process has gone through. The writes before stay, for who has gone through it earlier.
-func (j *journal) purged(number, by uint64, now time.Duration, implied bool) {
+func (j *journal) purged(number, by uint64, now time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.purges = slices.DeleteFunc(j.purges, func(p purgeRecord) bool { return p.number <= number && p.by == by })
@@ -76,7 +75,7 @@ func (j *journal) purged(number, by uint64, now time.Duration, implied bool) {
 		j.lost = max(j.lost, j.purges[0].at)
 		j.purges = slices.Delete(j.purges, 0, 1)
 	}
-	j.purges = append(j.purges, purgeRecord{number, by, max(now, 1), implied})
+	j.purges = append(j.purges, purgeRecord{number, by, max(now, 1)})
 }
 
 // hasGoneThrough reports whether this process is known to have gone through a purge, or a later one of the same process.
@@ -106,7 +105,7 @@ func (j *journal) since(then time.Duration) (missed []dropping, all *shoalpb.Dro
 	}
 	all = &shoalpb.Drop{All: lost || lostOwned, Owned: !lost}
 	for _, p := range j.purges {
-		if p.at >= then && !p.implied {
+		if p.at >= then {
 			all.Purges = append(all.Purges, &shoalpb.Generation{Number: p.number, By: p.by})
 		}
 	}

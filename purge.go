@@ -47,12 +47,9 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 	case number >= lastGeneration: // nobody has purged as often: it is not true, and there must be one above
 		return false
 	case number > mine.number:
-		if number == mine.number+1 { // it is the next of two, maybe, of which one is mine: and this is the other
-			g.journal.purged(mine.number, by^mine.by, g.cache.clock.now(), true)
-		}
 		mine.number, mine.by = number, by
 	case number == mine.number && by != mine.by:
-		g.journal.purged(number, by, g.cache.clock.now(), true)
+		g.journal.purged(number, by, g.cache.clock.now())
 		mine.number, mine.by = number+1, by^mine.by
 	default:
 		return false
@@ -75,7 +72,7 @@ func (g *group) goThrough(purges []*shoalpb.Generation) {
 	}
 	g.dropAll(nil, "")
 	for _, p := range news { // for others of this side
-		g.journal.purged(p.Number, p.By, g.cache.clock.now(), false)
+		g.journal.purged(p.Number, p.By, g.cache.clock.now())
 	}
 }
 
@@ -83,7 +80,7 @@ func (g *group) goThrough(purges []*shoalpb.Generation) {
 func (g *group) empty(number, by uint64) {
 	g.dropAll(nil, "")
 	g.written.clear()
-	g.journal.purged(number, by, g.cache.clock.now(), false)
+	g.journal.purged(number, by, g.cache.clock.now())
 }
 
 // dropAll drops whatever the group holds here, or, if there is a view, what is by that the key of the one of that ID. Nothing
