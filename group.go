@@ -152,11 +152,11 @@ func (g *Group[V]) Remove(ctx context.Context, keys ...string) error {
 func (g *Group[V]) Purge(ctx context.Context) error { return g.group.purge(ctx) }
 
 // Add adds delta to the counter at key and returns the sum. The owner does it in one step; nothing is lost, whoever
-// else adds. A counter that is not held starts at what the Getter returns, else at zero, unless its last owner may hold
-// it and does not answer, which is an error; its TTL runs from there,
-// whatever is added later. It lasts as long as the memory that holds it, and an Add that failed may have counted: it has
-// if the sum is not zero, which says that only others could not be told. A sum that V cannot hold is an error, and is not
-// kept.
+// else adds. Only while processes see different owners, as lists have reached one and not yet another, may two that add at the same
+// time to two owners count as one. A counter that is not held starts at what the Getter returns, else at zero, unless its
+// last owner may hold it and does not answer, which is an error; its TTL runs from there, whatever is added later. It lasts
+// as long as the memory that holds it, and an Add that failed may have counted: it has if the sum is not zero, which says
+// that only others could not be told. A sum that V cannot hold is an error, and is not kept.
 func Add[V ~int | ~int64](ctx context.Context, g *Group[V], key string, delta V) (V, error) {
 	sum, err := g.group.addTo(ctx, key, int64(delta))
 	return V(sum), err
