@@ -573,124 +573,104 @@ func TestFillThatWasLoadedBeforeAWriteIsNotTaken(t *testing.T) {
 
 // A replica that has lent a copy too is told of a write twice: to have it, and to drop what is older.
 func TestReplicaThatHoldsALeaseKeepsWhatWasWritten(t *testing.T) {
-	for name, hot := range map[string]bool{"control": false, "holder": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2, HotLease: 5 * time.Second})
-				f.calm(t)
-				key := ownedBy(f.Cluster, 0, 0)
-				next := nextAmong(key, 0, 1, 2)
-				must(t, f.groups[0].Set(t.Context(), key, "old"))
-				time.Sleep(10 * time.Second)
-				if hot {
-					f.heat(t, next, key)
-				}
-				f.Delay(0, next, 10*time.Millisecond)
-				must(t, f.groups[3-next].Set(t.Context(), key, "new"))
-				f.Kill(0)
-				f.See(1, 1, 2)
-				f.See(2, 1, 2)
-				want(t, f, 1, key, "new")
-				want(t, f, 2, key, "new")
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2, HotLease: 5 * time.Second})
+		f.calm(t)
+		key := ownedBy(f.Cluster, 0, 0)
+		next := nextAmong(key, 0, 1, 2)
+		must(t, f.groups[0].Set(t.Context(), key, "old"))
+		time.Sleep(10 * time.Second)
+		f.heat(t, next, key)
+		f.Delay(0, next, 10*time.Millisecond)
+		must(t, f.groups[3-next].Set(t.Context(), key, "new"))
+		f.Kill(0)
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		want(t, f, 1, key, "new")
+		want(t, f, 2, key, "new")
+	})
 }
 
 // The owner is dead: what the replica has is all there is.
 func TestFailedAddLeavesTheReplicaItsCopy(t *testing.T) {
-	for name, add := range map[string]bool{"control": false, "add": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFleet[int](t, 3, nil, nil, &shoal.GroupOptions[int]{Owners: 2})
-				f.calm(t)
-				key := ownedBy(f.Cluster, 0, 0)
-				next := nextAmong(key, 0, 1, 2)
-				if n, err := shoal.Add(t.Context(), f.groups[0], key, 8); n != 8 || err != nil {
-					t.Fatal(n, err)
-				}
-				f.Kill(0)
-				if add {
-					n, err := shoal.Add(t.Context(), f.groups[next], key, 1)
-					t.Log("Add while the owner is dead:", n, err)
-				}
-				f.See(1, 1, 2)
-				f.See(2, 1, 2)
-				v, err := f.groups[next].Get(t.Context(), key)
-				if v < 8 || err != nil {
-					t.Errorf("Get = %d, %v, want at least 8", v, err)
-				}
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[int](t, 3, nil, nil, &shoal.GroupOptions[int]{Owners: 2})
+		f.calm(t)
+		key := ownedBy(f.Cluster, 0, 0)
+		next := nextAmong(key, 0, 1, 2)
+		if n, err := shoal.Add(t.Context(), f.groups[0], key, 8); n != 8 || err != nil {
+			t.Fatal(n, err)
+		}
+		f.Kill(0)
+		if n, err := shoal.Add(t.Context(), f.groups[next], key, 1); err == nil {
+			t.Errorf("Add while the owner is dead: %d", n)
+		}
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		v, err := f.groups[next].Get(t.Context(), key)
+		if v < 8 || err != nil {
+			t.Errorf("Get = %d, %v, want at least 8", v, err)
+		}
+	})
 }
 
 // … and so it is for a Set that nobody has taken.
 func TestFailedSetLeavesTheReplicaItsCopy(t *testing.T) {
-	for name, set := range map[string]bool{"control": false, "set": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
-				f.calm(t)
-				key := ownedBy(f.Cluster, 0, 0)
-				next := nextAmong(key, 0, 1, 2)
-				must(t, f.groups[0].Set(t.Context(), key, "old"))
-				time.Sleep(time.Second)
-				f.Kill(0)
-				if set {
-					t.Log("Set while the owner is dead:", f.groups[3-next].Set(t.Context(), key, "new"))
-				}
-				f.See(1, 1, 2)
-				f.See(2, 1, 2)
-				v, err := f.groups[next].Get(t.Context(), key)
-				if err != nil {
-					t.Errorf("Get = %q, %v, want old or new", v, err)
-				}
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		f.calm(t)
+		key := ownedBy(f.Cluster, 0, 0)
+		next := nextAmong(key, 0, 1, 2)
+		must(t, f.groups[0].Set(t.Context(), key, "old"))
+		time.Sleep(time.Second)
+		f.Kill(0)
+		if f.groups[3-next].Set(t.Context(), key, "new") == nil {
+			t.Error("Set while the owner is dead: nil")
+		}
+		f.See(1, 1, 2)
+		f.See(2, 1, 2)
+		v, err := f.groups[next].Get(t.Context(), key)
+		if err != nil {
+			t.Errorf("Get = %q, %v, want old or new", v, err)
+		}
+	})
 }
 
 // A page that comes too late, as a collector has paused, ends no pull.
 func TestPullThatWasSlowIsTriedAgain(t *testing.T) {
-	for _, slow := range []bool{false, true} {
-		t.Run(fmt.Sprint(slow), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				two := &shoal.GroupOptions[string]{Owners: 2}
-				h := new(hosts)
-				var pulls atomic.Int64
-				start := func(name string) (*shoal.Cache, *shoal.Group[string]) {
-					c := newPeer(t, h, shoal.Options{Self: name, Discovery: shoal.Static("a", "b"), Warm: time.Minute})
-					filtered(h, name, c, func(r *shoalpb.Request) {
-						if r.GetPull() != nil && pulls.Add(1) == 1 && slow {
-							time.Sleep(600 * time.Millisecond) // a pause of the collector
-						}
-					})
-					return c, shoal.NewGroup[string](c, "things", nil, two)
-				}
-				pulls.Store(1)
-				a, ga := start("a")
-				b, _ := start("b")
-				ready(t, a)
-				ready(t, b)
-				time.Sleep(5 * time.Minute)
-				pulls.Store(0)
-				keys := setAll(t, ga, "k", 90, "value")
-				// b is killed, and started again.
-				h.set("b", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic("x") }))
-				delete(h.handlers, "b")
-				time.Sleep(10 * time.Second)
-				b, gb := start("b")
-				ready(t, b)
-				time.Sleep(2 * time.Minute)
-				t.Log("b is Ready; Repairing:", b.Stats().Repairing, a.Stats().Repairing, "pulled:", gb.Stats().Pulled)
-				// now a dies
-				delete(h.handlers, "a")
-				time.Sleep(10 * time.Second)
-				if n := lostOf(t, gb, keys, "value"); n > 0 {
-					t.Errorf("%d of 90 are lost", n)
+	synctest.Test(t, func(t *testing.T) {
+		two := &shoal.GroupOptions[string]{Owners: 2}
+		h := new(hosts)
+		var pulls atomic.Int64
+		start := func(name string) (*shoal.Cache, *shoal.Group[string]) {
+			c := newPeer(t, h, shoal.Options{Self: name, Discovery: shoal.Static("a", "b"), Warm: time.Minute})
+			filtered(h, name, c, func(r *shoalpb.Request) {
+				if r.GetPull() != nil && pulls.Add(1) == 1 {
+					time.Sleep(600 * time.Millisecond) // a pause of the collector
 				}
 			})
-		})
-	}
+			return c, shoal.NewGroup[string](c, "things", nil, two)
+		}
+		pulls.Store(1)
+		a, ga := start("a")
+		b, _ := start("b")
+		ready(t, a)
+		ready(t, b)
+		time.Sleep(5 * time.Minute)
+		pulls.Store(0)
+		keys := setAll(t, ga, "k", 90, "value")
+		// b is killed, and started again.
+		h.set("b", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic("x") }))
+		delete(h.handlers, "b")
+		time.Sleep(10 * time.Second)
+		b, gb := start("b")
+		ready(t, b)
+		time.Sleep(2 * time.Minute)
+		// Now a dies.
+		delete(h.handlers, "a")
+		time.Sleep(10 * time.Second)
+		if n := lostOf(t, gb, keys, "value"); n > 0 {
+			t.Errorf("%d of 90 are lost", n)
+		}
+	})
 }
