@@ -124,12 +124,12 @@ func (p *peers) forgets(incarnation, views uint64) {
 
 // acquaintances are the processes of which this one knows beside the members of its view.
 type acquaintances struct {
-	count atomic.Int64 // of met
+	count atomic.Int64 // of strangers
 
-	mu   sync.Mutex               // guards what follows
-	met  map[uint64]*stranger     // by incarnation
-	away map[uint64]time.Duration // by incarnation, since when a process may have missed writes
-	knew map[uint64]time.Duration // … and up to when it has last been told of all
+	mu            sync.Mutex // guards what follows
+	byIncarnation map[uint64]*stranger
+	away          map[uint64]time.Duration // by incarnation, since when a process may have missed writes
+	knew          map[uint64]time.Duration // … and up to when it has last been told of all
 }
 
 // A stranger owns keys by its own view, and is not in this process's.
@@ -147,35 +147,35 @@ const maxStrangers = 10_000
 func (a *acquaintances) meet(m met, now time.Duration, lineTo func(string) *line) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s := a.met[m.incarnation]; s != nil {
+	if s := a.byIncarnation[m.incarnation]; s != nil {
 		s.heard, s.views = now, max(s.views, m.views)
 		return
 	}
-	for incarnation, s := range a.met {
+	for incarnation, s := range a.byIncarnation {
 		if s.ID == m.ID && s.Addr == m.Addr { // another process is in its place
-			delete(a.met, incarnation)
+			delete(a.byIncarnation, incarnation)
 			a.count.Add(-1)
 		}
 	}
-	if len(a.met) >= maxStrangers {
+	if len(a.byIncarnation) >= maxStrangers {
 		return
 	}
-	if a.met == nil {
-		a.met = make(map[uint64]*stranger)
+	if a.byIncarnation == nil {
+		a.byIncarnation = make(map[uint64]*stranger)
 	}
 	known := *m.peer
 	known.counts, known.line = cmp.Or(m.counts, new(peerCounts)), lineTo(m.Addr)
-	a.met[m.incarnation] = &stranger{peer: &known, heard: now, views: m.views}
+	a.byIncarnation[m.incarnation] = &stranger{peer: &known, heard: now, views: m.views}
 	a.count.Add(1)
 }
 
 func (a *acquaintances) forget(incarnation, views uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s := a.met[incarnation]; s == nil || s.views > views {
+	if s := a.byIncarnation[incarnation]; s == nil || s.views > views {
 		return false
 	}
-	delete(a.met, incarnation)
+	delete(a.byIncarnation, incarnation)
 	a.count.Add(-1)
 	return true
 }
@@ -188,9 +188,9 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var all []*peer
-	for incarnation, s := range a.met {
+	for incarnation, s := range a.byIncarnation {
 		if now-s.heard > strangerLife && s.counts.breaker.open.Load() {
-			delete(a.met, incarnation)
+			delete(a.byIncarnation, incarnation)
 			a.count.Add(-1)
 			continue
 		}
@@ -202,7 +202,7 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 func (a *acquaintances) isStranger(p *peer) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.met[p.incarnation] != nil
+	return a.byIncarnation[p.incarnation] != nil
 }
 
 // stranger returns the one of that incarnation, or nil.
@@ -212,7 +212,7 @@ func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s := a.met[incarnation]; s != nil {
+	if s := a.byIncarnation[incarnation]; s != nil {
 		s.heard = now
 		return s.peer
 	}
@@ -223,7 +223,7 @@ func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
 func (a *acquaintances) untold(incarnation uint64) *stranger {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s := a.met[incarnation]; s != nil && !s.told {
+	if s := a.byIncarnation[incarnation]; s != nil && !s.told {
 		return s
 	}
 	return nil

@@ -66,7 +66,7 @@ func (g *group) many(ctx context.Context, keys []string) map[string]*outcome {
 // what find does.
 func (g *group) fetchMany(ctx context.Context, owner *peer, keys []string, got func(key string, f found, err error)) {
 	// Keys that do not fit into one message are asked for in several.
-	for now := range parts(g.cache, keys, func(key string) int { return len(key) }) {
+	for now := range batches(g.cache, keys, func(key string) int { return len(key) }) {
 		answered := make([]bool, len(now))
 		var elsewhere []string
 		g.counts.fetches.Add(1)

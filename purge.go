@@ -170,7 +170,7 @@ func (g *group) tellPurge(ctx context.Context) (behind bool, errs []error) {
 			}
 			told[at] = must // else once more, for it may have been another process that was silent
 			wg.Go(func() {
-				ahead, known, past, err := g.cache.purge(ctx, peers.now(p), g)
+				ahead, known, past, err := g.cache.purge(ctx, peers.current(p), g)
 				mu.Lock()
 				defer mu.Unlock()
 				behind = behind || ahead

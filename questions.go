@@ -75,8 +75,8 @@ func (c *Cache) told(ctx context.Context, p *peer, g *group, req *shoalpb.Reques
 	return err
 }
 
-// parts cuts all into parts that fit into a message each, given how many bytes each of them takes.
-func parts[T any](c *Cache, all []T, size func(T) int) iter.Seq[[]T] {
+// batches cuts all into parts that fit into a message each, given how many bytes each of them takes.
+func batches[T any](c *Cache, all []T, size func(T) int) iter.Seq[[]T] {
 	return func(yield func([]T) bool) {
 		for len(all) > 0 {
 			n, sum := 0, int64(0)
@@ -300,7 +300,7 @@ type dropping struct {
 // drop makes p drop keys, and returns who holds each by the leave of p.
 func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) ([][]holder, error) {
 	var all [][]holder
-	for some := range parts(c, drops, func(d dropping) int { return len(d.key) }) {
+	for some := range batches(c, drops, func(d dropping) int { return len(d.key) }) {
 		d := &shoalpb.Drop{Keys: make([]*shoalpb.Dropping, len(some))}
 		for i, s := range some {
 			d.Keys[i] = &shoalpb.Dropping{Key: []byte(s.key), Version: s.version, Acceptor: s.acceptor}

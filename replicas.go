@@ -410,7 +410,7 @@ func (g *group) fillAll(ctx context.Context) {
 		}
 		for p, all := range to {
 			size := func(r replica) int { return len(r.key) + r.e.value.Len() }
-			for some := range parts(g.cache, all, size) {
+			for some := range batches(g.cache, all, size) {
 				g.cache.replicate(ctx, p, g, generation, some, true) // what does not arrive is restored with the next change of view
 			}
 		}

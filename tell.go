@@ -30,16 +30,16 @@ type duty struct {
 }
 
 // round is whom to tell what next: by peer's ID and address, by index of the change.
-type round map[[2]string]*told
+type round map[[2]string]*recipient
 
-type told struct {
+type recipient struct {
 	*peer
 	keys map[int]duty
 }
 
 // patience returns a context that ends when nothing depends on t's answer any more: with its last lease, if it has no
 // more than leases. Who is in no view is told if it answers.
-func (t *told) patience(ctx context.Context, now time.Duration) (context.Context, context.CancelFunc) {
+func (t *recipient) patience(ctx context.Context, now time.Duration) (context.Context, context.CancelFunc) {
 	var last time.Duration
 	for _, d := range t.keys {
 		if d.must || d.until == 0 {
@@ -54,7 +54,7 @@ func (r round) add(p *peer, i int, d duty) {
 	at := [2]string{p.ID, p.Addr}
 	t := r[at]
 	if t == nil {
-		t = &told{p, make(map[int]duty)}
+		t = &recipient{p, make(map[int]duty)}
 		r[at] = t
 	}
 	old := t.keys[i]
@@ -71,7 +71,7 @@ func (w *writing) tell(ctx context.Context) {
 	for i, d := range w.done {
 		for _, h := range d.holders {
 			if h.ID != self {
-				next.add(c.peers.now(h.peer), i, duty{until: h.until})
+				next.add(c.peers.current(h.peer), i, duty{until: h.until})
 			}
 		}
 		if d.all {
@@ -79,7 +79,7 @@ func (w *writing) tell(ctx context.Context) {
 				for _, p := range peers {
 					isReplica := slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == p.ID }) // which has been told already
 					if p.ID != self && (d.acceptor == nil || p.ID != d.acceptor.ID) && !isReplica {
-						next.add(c.peers.now(p), i, duty{must: must})
+						next.add(c.peers.current(p), i, duty{must: must})
 					}
 				}
 			}
@@ -118,7 +118,7 @@ func (w *writing) tell(ctx context.Context) {
 							n := naming{t.ID, h.ID, i}
 							if h.ID != self && !named[n] {
 								named[n] = true
-								next.add(c.peers.now(h.peer), i, duty{until: h.until})
+								next.add(c.peers.current(h.peer), i, duty{until: h.until})
 							}
 						}
 					}
@@ -142,7 +142,7 @@ func (w *writing) tell(ctx context.Context) {
 	}
 	for i, change := range w.changes { // for the fetches that were answered meanwhile
 		d := w.done[i]
-		keeps := d.left || slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == self })
+		keeps := d.spared || slices.ContainsFunc(d.replicas, func(r *peer) bool { return r.ID == self })
 		w.g.drop(change.key, d.version, keeps || w.acceptor(i) == w.g.cache.peers.incarnation)
 	}
 }

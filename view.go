@@ -375,8 +375,8 @@ func (p *peers) allNamed(all []*shoalpb.Peer) (must, may []*peer) {
 	return must, may
 }
 
-// now returns the member or stranger that is where p was, under its ID, or else p.
-func (p *peers) now(m *peer) *peer {
+// current returns the member or stranger that is where p was, under its ID, or else p.
+func (p *peers) current(m *peer) *peer {
 	v := p.view.Load()
 	if i, ok := v.find(m.ID); ok && v.members[i].Addr == m.Addr {
 		return v.members[i]

@@ -42,7 +42,7 @@ type accepted struct {
 	now      entry    // … and what they must have of it,
 	gone     bool     // or that it is not there
 	err      error    // why it was not done
-	left     bool     // … and what there is stays, but for copies
+	spared   bool     // … and what there is stays, but for copies
 }
 
 func (g *group) set(ctx context.Context, key string, data []byte, ttl time.Duration) error {
@@ -197,7 +197,7 @@ func (w *writing) fail(i int, owner *peer, err error) {
 	// write all the same, copies are old, and an Add's end with their leases.
 	d := accepted{version: w.version, all: true, err: err}
 	if w.g.getter == nil || w.op == shoalpb.Write_ADD {
-		d.version, d.all, d.left = copiesOnly, w.op != shoalpb.Write_ADD && !isNotDone(err), true
+		d.version, d.all, d.spared = copiesOnly, w.op != shoalpb.Write_ADD && !isNotDone(err), true
 	}
 	w.done[i] = d
 	if owner == nil {
@@ -207,7 +207,7 @@ func (w *writing) fail(i int, owner *peer, err error) {
 	w.blame(owner, i, false, err)
 	if _, ok := errors.AsType[*notOwner](err); !ok {
 		w.done[i].acceptor = owner // it is not told now
-		if !d.left {
+		if !d.spared {
 			w.g.cache.hints.keep(w.g, owner, w.changes[i].key, d.version)
 		}
 	}
@@ -244,7 +244,7 @@ func (w *writing) there(ctx context.Context) {
 		)
 		for owner, all := range w.elsewhere {
 			size := func(i int) int { return len(w.changes[i].key) + len(w.changes[i].value) }
-			for some := range parts(w.g.cache, all, size) {
+			for some := range batches(w.g.cache, all, size) {
 				wg.Go(func() {
 					done, err := w.g.cache.write(ctx, owner, w.g, w.op, w.changes, some)
 					mu.Lock()
