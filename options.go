@@ -43,7 +43,8 @@ type GroupOptions[V any] struct {
 	SizeOf func(v V) int64
 	// Owners is how many processes keep each key; if zero, 1. With more, what the owner has is copied to the next ones: what it
 	// loads in the background, what is written before the write returns. When it dies the next has it. A write needs all of
-	// them: while one does not answer, those of its keys fail, until it is not listed any more.
+	// them: while one does not answer, those of its keys fail, until it is not listed any more. What was written is not lost
+	// if one dies, and no other before Stats.Repairing has ended, as long as lists differ for no longer than half of Options.Warm.
 	Owners   int
 	LRU      bool          // evict the least recently used, in place of S3-FIFO
 	HotBytes int64         // of MaxBytes, for copies of others' hot keys; if zero, an eighth; if negative, none
