@@ -41,6 +41,9 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 				}
 				start = g.aged(entry{value: NewByteView(zero.data), born: now}, zero.ttl)
 			case err != nil:
+				if other, moved := err.(*notOwner); moved {
+					return entry{}, 0, other
+				}
 				return entry{}, 0, &notDone{"load", err}
 			case f.failed != nil:
 				return entry{}, 0, &notDone{"load", f.failed}

@@ -383,7 +383,7 @@ func (a *answering) peek(p *shoalpb.Peek) {
 	if p.Hold && a.from != nil && v.owns(key) && a.group.leases.add(key, a.from, now, now+maxLease+maxLease/100+10*time.Millisecond) {
 		lease = maxLease
 	}
-	reply := &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{Held: lease > 0}}}
+	reply := &shoalpb.Reply{Answer: &shoalpb.Reply_NotCached{NotCached: &shoalpb.NotCached{Held: lease > 0, Written: a.group.written.of(key).version}}}
 	if e, ok := a.group.main.engine.peek(key); ok && e.err == nil {
 		f := found{entry: e, stale: e.isStale(now), kept: true, lease: lease}
 		if left := e.remaining(now); left > 0 {

@@ -234,8 +234,8 @@ type group struct {
 	written lastWrites // where there are replicas
 	fills   fills
 
-	freezing sync.Mutex    // guards thawed, and is held while what is frozen is dropped
-	thawed   time.Duration // when that was for the last time
+	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped
+	thawAt   time.Duration // when that is to be; 0: never
 
 	standing   standsIn
 	rates      rates  // how often peers ask for a key

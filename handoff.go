@@ -117,6 +117,7 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 		return found{}, false, nil
 	}
 	var unanswered error
+	var gone uint64 // the version of the last write of which those know who do not have it
 	answered := g.getter != nil
 	for i, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
 		g.counts.peeks.Add(1)
@@ -127,7 +128,10 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 				unanswered = err
 			}
 		}
-		if err != nil || e.version == 0 || g.isPast(f.Key(), &e) {
+		if err == nil && e.err != nil { // what others have may be older than what it had
+			gone = max(gone, e.version)
+		}
+		if err != nil || e.err != nil || g.isPast(f.Key(), &e) || g.remembersWrites() && e.version < gone {
 			continue
 		}
 		result := found{entry: e, fetched: true, stale: e.isStale(g.cache.clock.now())}
@@ -209,30 +213,44 @@ func (g *group) freeze(until time.Duration) {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
 	g.main.frozen.Store(true)
-	time.AfterFunc(max(until-g.cache.clock.now(), 1), g.thaw)
+	if g.thawAt == 0 || until < g.thawAt {
+		g.thawAtLocked(until)
+	}
+}
+
+func (g *group) thawAtLocked(then time.Duration) {
+	g.thawAt = then
+	time.AfterFunc(max(then-g.cache.clock.now(), 1), g.thaw)
 }
 
 // thaw drops what has been frozen for long enough, unless it is just being handed over.
 func (g *group) thaw() {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
-	if g.cache.left.Load() {
+	v, now := g.cache.peers.view.Load(), g.cache.clock.now()
+	if g.thawAt == 0 || now < g.thawAt || g.cache.left.Load() {
 		return
 	}
-	v, now := g.cache.peers.view.Load(), g.cache.clock.now()
-	g.thawed = now
 	g.main.retain(func(key string) bool { return v.keptLately(key, g.owners, now) })
-	if !slices.ContainsFunc(v.former, func(f formerView) bool { return f.thaws > now }) {
-		g.main.frozen.Store(false)
+	var next time.Duration
+	for i := range v.former {
+		if thaws := v.former[i].thaws; thaws > now && (next == 0 || thaws < next) {
+			next = thaws
+		}
 	}
+	if next == 0 {
+		g.main.frozen.Store(false)
+		g.thawAt = 0
+		return
+	}
+	g.thawAtLocked(max(next, now+maxLease/4)) // it goes through all that there is
 }
 
 // thawLate does what thaw should have done already.
 func (g *group) thawLate(old *view) {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
-	now := g.cache.clock.now()
-	if slices.ContainsFunc(old.former, func(f formerView) bool { return g.thawed < f.thaws && f.thaws <= now }) {
+	if now := g.cache.clock.now(); g.thawAt != 0 && now >= g.thawAt {
 		g.main.retain(func(key string) bool { return old.keptLately(key, g.owners, now) })
 	}
 }

@@ -102,7 +102,7 @@ func (g *group) peekFor(ctx context.Context, key string) (found, error) {
 	}
 	g.counts.peeks.Add(1)
 	e, _, _, err := g.cache.peek(ctx, owner, g, key, false)
-	if err != nil || e.version == 0 || e.isStale(g.cache.clock.now()) {
+	if err != nil || e.err != nil || e.isStale(g.cache.clock.now()) {
 		return found{}, ErrNotCached
 	}
 	return found{entry: e}, nil

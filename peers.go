@@ -37,6 +37,7 @@ type peers struct {
 	log         *slog.Logger
 	clock       *clock
 
+	birth   *rollCall // ends when this process knows whether it is alone
 	view    atomic.Pointer[view]
 	differs atomic.Int64 // when, on the clock, a peer was last seen to differ, but now agrees
 	known   acquaintances
@@ -100,13 +101,14 @@ const firstRetry, lastProbe, lastRetry = 100 * time.Millisecond, time.Second, 10
 // start looks for peers until stop is called. Without a Discovery there are none.
 func (p *peers) start(discover Discovery) {
 	// Before it was there, this process owned nothing; and it waits for a while for the word that it is not alone.
-	birth := formerView{view: view{self: -1}, after: newRollCall()}
-	close(birth.after.taken)
+	p.birth = newRollCall()
+	close(p.birth.taken)
+	birth := formerView{view: view{self: -1}, after: p.birth}
 	p.view.Store(&view{self: -1, alone: true, former: []formerView{birth}})
 	ctx, stop := context.WithCancel(context.Background())
 	p.life, p.done, p.stop = ctx, ctx.Done(), stop
 	if discover == nil {
-		birth.after.end(p.clock.now())
+		p.birth.end(p.clock.now())
 		return
 	}
 	p.lists, p.greeted, p.waiting = make(chan []Peer), make(chan greeting), make(chan chan<- error)
@@ -115,7 +117,7 @@ func (p *peers) start(discover Discovery) {
 	p.ran = ran
 	p.running.Go(func() {
 		defer close(ran)
-		p.run(ctx, birth.after)
+		p.run(ctx)
 	})
 	p.running.Go(func() { p.discover(ctx, discover) })
 }
@@ -139,9 +141,9 @@ func (p *peers) discover(ctx context.Context, discover Discovery) {
 	}
 }
 
-// run keeps the candidates, and makes a view of those that have answered. The first ends the birth of this process, or that there
-// is no list for as long as a peer may take to answer.
-func (p *peers) run(ctx context.Context, birth *rollCall) {
+// run keeps the candidates, and makes a view of those that have answered: the first when all have been asked, or after such a time
+// that they should have been.
+func (p *peers) run(ctx context.Context) {
 	var (
 		candidates map[string]*candidate // by address; nil before the first list
 		bad        error                 // what is wrong with the list
@@ -154,17 +156,18 @@ func (p *peers) run(ctx context.Context, birth *rollCall) {
 
 		parted = make(map[uint64]bool) // who has left, by incarnation: their answers may be under way
 
-		unlisted = time.After(p.timeout)
+		unlisted = time.After(p.timeout) // who is born into no list is alone
+		late     <-chan time.Time        // it should have been settled who is there
 	)
-	defer func() { birth.end(p.clock.now()) }()
+	defer func() { p.birth.end(p.clock.now()) }()
 	for turn := 0; ; turn++ {
-		listed, changed := false, false
+		listed, changed, tooLong := false, false, false
 		select {
 		case <-ctx.Done():
 			return
 		case pending = <-p.lists:
 			if candidates == nil {
-				listed = true
+				listed, late = true, time.After(2*p.timeout)
 			} else if pause == nil {
 				pause = time.After(debounce)
 			}
@@ -172,8 +175,10 @@ func (p *peers) run(ctx context.Context, birth *rollCall) {
 			listed = true
 		case <-unlisted:
 			if candidates == nil {
-				birth.end(p.clock.now())
+				p.birth.end(p.clock.now())
 			}
+		case <-late:
+			tooLong = !began
 		case g := <-p.greeted:
 			if c := candidates[g.addr]; c != nil {
 				if g.err == nil && !g.roll && parted[g.met.incarnation] {
@@ -208,9 +213,9 @@ func (p *peers) run(ctx context.Context, birth *rollCall) {
 			settled = settled && c.asked
 		}
 		// A view takes some time to make: while first answers are coming in, one is made of them all.
-		if settled && (listed || changed) || listed && began {
+		if settled && (listed || changed) || listed && began || tooLong {
 			p.look(candidates)
-			birth.end(p.clock.now())
+			p.birth.end(p.clock.now())
 			began = true
 		}
 		if settled && pause == nil {

@@ -194,6 +194,31 @@ func TestGroupsWorkBeforePeersAreKnown(t *testing.T) {
 	})
 }
 
+// Lists that name ever new peers before these can be reached do not keep a process from its work.
+func TestListsThatDoNotSettleHoldUpNobodyForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		said, h := make(chan []string), new(hosts)
+		for n := range 101 {
+			h.set(fmt.Sprint("dead-", n), nil)
+		}
+		c := newPeer(t, h, shoal.Options{Self: "a", Discovery: lists(said)}, "a")
+		g := shoal.NewGroup(c, "g", upper, nil)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for n := range 10 {
+				said <- []string{"a", fmt.Sprint("dead-", n), fmt.Sprint("dead-", n+1)}
+				time.Sleep(300 * time.Millisecond)
+			}
+		})
+		time.Sleep(time.Millisecond)
+		began := time.Now()
+		if v, err := g.Get(t.Context(), "key"); v != "KEY" || err != nil || time.Since(began) > time.Second {
+			t.Errorf("%q, %v, after %v", v, err, time.Since(began))
+		}
+		wg.Wait()
+	})
+}
+
 func TestPeerTellsItsIDZoneAndWeight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := new(hosts)

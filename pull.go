@@ -343,9 +343,7 @@ func (g *group) adopt(key string, e entry, then *view, purges int64) {
 		} else if g.cache.opts.Warm < 0 || !then.keeps(key, g.owners) {
 			return false
 		}
-		if !g.main.frozen.Load() {
-			g.freeze(g.cache.clock.now() + g.cache.peers.window/2) // as the swap is about to
-		}
+		g.freeze(g.cache.clock.now() + g.cache.peers.window/2) // as the swap is about to
 		return true
 	}
 	if !keeps() {

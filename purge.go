@@ -20,6 +20,7 @@ type generation struct {
 	mu     sync.Mutex // guards what follows, and is held while the group is emptied
 	number uint64
 	by     uint64
+	own    uint64 // the last number that stands for a purge of this process, by itself or with another's
 
 	said atomic.Pointer[shoalpb.Generation] // the same, once the group has been emptied; nil: 0
 }
@@ -50,7 +51,10 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 		mine.number, mine.by = number, by
 	case number == mine.number && by != mine.by:
 		g.journal.purged(number, by, g.cache.clock.now())
-		mine.number, mine.by = number+1, by^mine.by
+		if mine.own == number {
+			mine.own++
+		}
+		mine.number, mine.by = number+1, by+mine.by // on both sides the same, and no process
 	default:
 		return false
 	}
@@ -66,7 +70,9 @@ func (g *group) goThrough(purges []*shoalpb.Generation) {
 	}
 	g.generation.mu.Lock()
 	defer g.generation.mu.Unlock()
-	news := slices.DeleteFunc(purges, func(p *shoalpb.Generation) bool { return g.journal.hasGoneThrough(p.Number, p.By) })
+	news := slices.DeleteFunc(purges, func(p *shoalpb.Generation) bool {
+		return p.Number >= lastGeneration || g.journal.hasGoneThrough(p.Number, p.By)
+	})
 	if len(news) == 0 {
 		return
 	}
@@ -79,7 +85,6 @@ func (g *group) goThrough(purges []*shoalpb.Generation) {
 // empty drops whatever the group holds here for a purge, and makes sure that nothing which is under way is stored.
 func (g *group) empty(number, by uint64) {
 	g.dropAll(nil, "")
-	g.written.clear()
 	g.journal.purged(number, by, g.cache.clock.now())
 }
 
@@ -110,12 +115,19 @@ func (g *group) dropAll(v *view, owner string) {
 	g.counts.emptied.Add(1)
 }
 
+// isOvertaken reports whether this process has heard of another generation since it began its own: that may have been before.
+func (g *generation) isOvertaken() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.number != g.own
+}
+
 // goOn begins a new generation, above all that this process has heard of.
 func (g *group) goOn() {
 	g.generation.mu.Lock()
 	defer g.generation.mu.Unlock()
 	g.generation.number++
-	g.generation.by = g.cache.peers.incarnation
+	g.generation.own, g.generation.by = g.generation.number, g.cache.peers.incarnation
 	g.empty(g.generation.number, g.generation.by)
 	g.generation.said.Store(&shoalpb.Generation{Number: g.generation.number, By: g.generation.by})
 }
@@ -123,11 +135,18 @@ func (g *group) goOn() {
 // purge empties the group here and at all peers. If ctx ends, it goes on without the caller.
 func (g *group) purge(ctx context.Context) error {
 	g.counts.purges.Add(1)
+	birth := g.cache.peers.birth
 	g.goOn()
-	if must, may := g.cache.peers.everybody(); len(must)+len(may) == 0 {
+	if must, may := g.cache.peers.everybody(); len(must)+len(may) == 0 && birth.over.Load() != 0 {
 		return nil
 	}
-	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), g.purgeAll, func() {})
+	return g.cache.carryOut(ctx, fmt.Sprintf("purge of group %q", g.name), func(ctx context.Context) error {
+		select {
+		case <-birth.done: // now it knows whom to tell
+		case <-ctx.Done():
+		}
+		return g.purgeAll(ctx)
+	}, func() {})
 }
 
 // lastGeneration is above all that are.
@@ -141,6 +160,7 @@ const purgeTurns = 10
 func (g *group) purgeAll(ctx context.Context) error {
 	for turn := 0; ; turn++ {
 		behind, errs := g.tellPurge(ctx)
+		behind = behind || g.generation.isOvertaken()
 		if behind && turn == purgeTurns {
 			errs = append(errs, fmt.Errorf("purge of group %q: others purge without end", g.name))
 			behind = false

@@ -356,7 +356,8 @@ func (c *Cache) purge(ctx context.Context, p *peer, g *group) (ahead bool, known
 	return ahead, known, past, err
 }
 
-// peek asks p for what it holds of key, which it does not own if hold is false, and returns that with its version; 0: nothing. If
+// peek asks p for what it holds of key, which it does not own if hold is false, and returns that with its version. If there is
+// nothing, e.err says so, and e.version is that of the last write that p knows of, where nothing older is to be taken. If
 // hold is true, the process asks p as the owner of key, in whose place it would keep a copy for as long as the lease lasts; held
 // says that p tells it of writes meanwhile.
 func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string, hold bool) (e entry, lease time.Duration, held bool, err error) {
@@ -372,14 +373,14 @@ func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string, hold bo
 		return e, 0, false, err
 	}
 	if none := reply.GetNotCached(); none != nil {
-		return e, 0, none.Held, nil
+		return entry{err: ErrNotCached, version: none.Written}, 0, none.Held, nil
 	}
 	v := reply.GetValue()
-	if v == nil {
+	if v.GetVersion() == 0 {
 		return e, 0, false, k.blame(unexpected(reply))
 	}
 	if !g.generation.is(reply.GetGeneration()) {
-		return e, 0, false, nil
+		return entry{err: ErrNotCached}, 0, false, nil
 	}
 	lease = min(time.Duration(v.Lease), maxLease)
 	return g.handed(v, sent), lease, lease > 0, nil

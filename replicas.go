@@ -182,12 +182,6 @@ func (w *lastWrites) note(key string, version uint64, elsewhere bool, now, until
 	}
 }
 
-func (w *lastWrites) clear() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.known, w.order, w.floor = nil, nil, 0
-}
-
 // noteWritten takes note of a write, which nothing older may undo.
 func (g *group) noteWritten(key string, version uint64, elsewhere bool) {
 	if !g.remembersWrites() {
@@ -251,7 +245,7 @@ func (g *group) replicate(r replica, fill bool, purges int64) (newer uint64) {
 	}
 	g.main.shrink(cost)
 	g.counts.replicated.Add(1)
-	if !g.keeps(r.key) && !g.main.frozen.Load() {
+	if !g.keeps(r.key) {
 		g.freeze(g.cache.clock.now() + g.cache.peers.window/2)
 	}
 	return newer
@@ -420,7 +414,7 @@ func (g *group) fillAll(ctx context.Context) {
 // restore gets key from its owner, for which this process is a replica.
 func (g *group) restore(ctx context.Context, owner *peer, key string) {
 	purges, v := g.purged.Load(), g.cache.peers.view.Load()
-	if e, _, _, err := g.cache.peek(ctx, owner, g, key, false); err == nil && e.version != 0 && !e.isStale(g.cache.clock.now()) {
+	if e, _, _, err := g.cache.peek(ctx, owner, g, key, false); err == nil && e.err == nil && !e.isStale(g.cache.clock.now()) {
 		g.adopt(key, e, v, purges)
 	}
 }

@@ -423,7 +423,7 @@ func (h *history) lost() (bad, missing []violation) {
 			}
 		}
 		if h.forgets {
-			least = h.sure(g, least)
+			least = min(least, h.sure(g))
 		}
 		if value >= least && value <= most {
 			continue
@@ -438,9 +438,10 @@ func (h *history) lost() (bad, missing []violation) {
 	return bad, missing
 }
 
-// sure returns what the adds that had returned before g began have made of its key, if only the least counts of those that
-// overlapped. One that has failed may have gone on for a while.
-func (h *history) sure(g call, all int) (sum int) {
+// sure returns what the adds that had returned before g began have made of its key at least, if of those that overlap one may count
+// without the others. One that has failed may have gone on for a while. Of an add and those that it overlaps, one has counted: so the
+// least of them is sure, for as many adds as have none of them in common.
+func (h *history) sure(g call) (sum int) {
 	var adds []call
 	for _, a := range h.calls {
 		if a.kind != add || a.key != g.key || a.start > g.end {
@@ -451,16 +452,22 @@ func (h *history) sure(g call, all int) (sum int) {
 		}
 		adds = append(adds, a)
 	}
-	slices.SortFunc(adds, func(a, b call) int { return cmp.Compare(a.start, b.start) })
-	for i := 0; i < len(adds); {
-		least, until, done := adds[i].value, adds[i].end, false
-		for ; i < len(adds) && adds[i].start <= until; i++ {
-			least, until = min(least, adds[i].value), max(until, adds[i].end)
-			done = done || adds[i].done() < g.start
+	slices.SortFunc(adds, func(a, b call) int { return cmp.Compare(a.end, b.end) })
+	var taken time.Duration // when the last has ended of those that stand for what is sure already
+	for _, a := range adds {
+		if a.err != nil || a.end >= g.start {
+			continue
 		}
-		if done {
+		least, first, last := a.value, a.start, a.end
+		for _, b := range adds {
+			if b.start <= a.end && a.start <= b.end {
+				least, first, last = min(least, b.value), min(first, b.start), max(last, b.end)
+			}
+		}
+		if first > taken {
 			sum += least
+			taken = last
 		}
 	}
-	return min(sum, all)
+	return sum
 }

@@ -1568,7 +1568,8 @@ func (*Apart) Descriptor() ([]byte, []int) {
 // NotCached says that the key is not in memory, and that a load was not wanted.
 type NotCached struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Held          bool                   `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"` // of a Peek that holds: the sender is told of writes all the same, for as long as a lease lasts at most
+	Held          bool                   `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"`        // of a Peek that holds: the sender is told of writes all the same, for as long as a lease lasts at most
+	Written       uint64                 `protobuf:"fixed64,2,opt,name=written,proto3" json:"written,omitempty"` // of a Peek: the version of the last write of the key that is known, where nothing older is to be taken
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1608,6 +1609,13 @@ func (x *NotCached) GetHeld() bool {
 		return x.Held
 	}
 	return false
+}
+
+func (x *NotCached) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
 }
 
 // A Peek asks for what a process has of a key, whoever owns it, and has nothing loaded. Its answer is a Value or NotCached.
@@ -3255,9 +3263,10 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\x03R\x05lease\x12\x10\n" +
 	"\x03age\x18\x02 \x01(\x03R\x03age\"\b\n" +
 	"\x06Cancel\"\a\n" +
-	"\x05Apart\"\x1f\n" +
+	"\x05Apart\"9\n" +
 	"\tNotCached\x12\x12\n" +
-	"\x04held\x18\x01 \x01(\bR\x04held\",\n" +
+	"\x04held\x18\x01 \x01(\bR\x04held\x12\x18\n" +
+	"\awritten\x18\x02 \x01(\x06R\awritten\",\n" +
 	"\x04Peek\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
 	"\x04hold\x18\x02 \x01(\bR\x04hold\"e\n" +
