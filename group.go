@@ -229,9 +229,9 @@ type group struct {
 	changes [changeCounts]atomic.Uint64 // writes of keys, by a hash
 	touched touched                     // … when
 	purged  atomic.Int64                // how often all was dropped; changed under the lock of loads
-	journal journal                     // … that this process has taken
+	journal journal                     // writes that this process has taken, and purges
 
-	written lastWrites // where there are replicas
+	written lastWrites // where there are replicas, or no getter
 	fills   fills
 
 	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped
