@@ -155,6 +155,7 @@ type acquaintances struct {
 	mu            sync.Mutex // guards what follows
 	byIncarnation map[uint64]*stranger
 	away          map[uint64]time.Duration // by incarnation, since when a process may have missed writes
+	ended         map[uint64]bool          // who has said that it leaves, or has another in its place
 	knew          map[uint64]time.Duration // … and up to when it has last been told of all
 }
 
@@ -285,6 +286,29 @@ func (a *acquaintances) leaves(incarnation uint64, then time.Duration) {
 		a.away = make(map[uint64]time.Duration)
 	}
 	a.away[incarnation] = then
+}
+
+// ends takes note that a process has left, or ended: nobody gets anything old from it later.
+func (a *acquaintances) ends(incarnation uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended == nil || len(a.ended) >= maxStrangers {
+		a.ended = make(map[uint64]bool)
+	}
+	a.ended[incarnation] = true
+}
+
+// firstAway returns since when anybody who may still be there may have missed writes.
+func (a *acquaintances) firstAway(now time.Duration) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first := now
+	for incarnation, since := range a.away {
+		if since < first && !a.ended[incarnation] {
+			first = since
+		}
+	}
+	return first
 }
 
 // missing returns since when a process may have missed writes, if it has been a member.

@@ -148,7 +148,9 @@ func (p *peers) tellMet(ctx context.Context, m met) error {
 	if m.acted > 0 {
 		since = min(since, now-m.acted-p.timeout)
 	}
-	since = max(since, now-m.uptime-p.timeout, 0) // what it says of itself has been on its way for a while
+	// What it has of its own is no older than itself, nor what it has from others, but for those who have missed writes. (What it
+	// says of itself has been on its way for a while.)
+	since = max(since, min(now-m.uptime-p.timeout, p.known.firstAway(now)), 0)
 	if known := p.known.briefed(m.incarnation); s == nil && !away {
 		since = max(since, known-p.timeout)
 	}

@@ -151,6 +151,46 @@ func TestWhoHasJustStartedWaitsForItsPeers(t *testing.T) {
 	}
 }
 
+// Where lists change before those can be asked whom they name, a process that has just been started waits for those of one list.
+func TestWhoHasJustStartedIsNotAloneForTheListsThatChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 8, nil, s.get, nil)
+		key := keyWhere(func(key string) bool { return ownerAmong(key, 0, 1, 2) == 2 && ownerAmong(key, 0, 1) == 0 })
+		f.Kill(2)
+		for i := 3; i < 8; i++ {
+			f.See(i, i)
+		}
+		f.See(0, 0, 1)
+		f.See(1, 0, 1)
+		time.Sleep(20 * time.Minute)
+		s.set(key, "old")
+		want(t, f, 0, key, "old")
+		for i := range 2 {
+			f.Delay(2, i, 100*time.Millisecond)
+			f.Delay(i, 2, 100*time.Millisecond)
+		}
+		for i := 3; i < 8; i++ {
+			f.Delay(2, i, time.Hour)
+		}
+		f.See(2, 2, 3)
+		f.join(2, s.get, nil)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for _, list := range [][]int{{2, 3, 4}, {2, 3, 4, 5}, {2, 3, 4, 5, 6}, {0, 1, 2}} {
+				time.Sleep(230 * time.Millisecond)
+				wg.Go(func() { f.See(2, list...) })
+			}
+		})
+		want(t, f, 2, key, "old")
+		time.Sleep(time.Millisecond)
+		s.set(key, "new")
+		must(t, f.groups[1].Remove(t.Context(), key))
+		want(t, f, 2, key, "new")
+		wg.Wait()
+	})
+}
+
 // History 6, the other half: a window is dated from the end of the greeting.
 func TestWindowIsDatedFromTheEndOfTheGreeting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -752,6 +792,54 @@ func TestWhatWasLoadedBeforeBothSidesPartedIsNotServedLater(t *testing.T) {
 		want(t, f, 1, key, "new")
 		want(t, f, 2, key, "new")
 	})
+}
+
+// Who starts when a cut has healed, and others do not list each other yet, may have values from the side that has missed a write.
+func TestWhoStartsWhenACutHasHealedHasNothingOld(t *testing.T) {
+	for name, loads := range map[string]bool{"with a getter": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				var get shoal.Getter[string]
+				if loads {
+					get = s.get
+				}
+				f := newFleet(t, 4, nil, get, nil)
+				key := keyWhere(func(key string) bool {
+					return f.Owner(key) == 3 && ownerAmong(key, 0, 1, 2) == 2 && ownerAmong(key, 0, 1) == 0
+				})
+				f.Kill(3)
+				for i := range 3 {
+					f.See(i, 0, 1, 2)
+				}
+				time.Sleep(2 * time.Minute)
+				s.set(key, "old")
+				must(t, f.groups[2].Set(t.Context(), key, "old"))
+				f.Partition([]int{0, 1, 3}, []int{2})
+				f.See(0, 0, 1)
+				f.See(1, 0, 1)
+				f.See(2, 2)
+				time.Sleep(time.Minute)
+				s.set(key, "new")
+				must(t, f.groups[1].Remove(t.Context(), key))
+				time.Sleep(time.Minute)
+				f.Heal()
+				f.See(3, 0, 1, 2, 3)
+				f.join(3, get, nil)
+				f.groups[3].Get(t.Context(), key)
+				time.Sleep(500 * time.Millisecond)
+				for i := range 3 {
+					f.See(i, 0, 1, 2, 3)
+				}
+				time.Sleep(5 * time.Minute)
+				for i, g := range f.groups {
+					if v, _ := g.Get(t.Context(), key); v == "old" {
+						t.Errorf("cache %d: Get = %q", i, v)
+					}
+				}
+			})
+		})
+	}
 }
 
 // An answer to a greeting that is overtaken by word that its sender leaves makes nobody a member.

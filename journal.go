@@ -78,16 +78,17 @@ func (j *journal) purged(number, by uint64, now time.Duration) {
 	j.purges = append(j.purges, purgeRecord{number, by, max(now, 1)})
 }
 
-// hasGoneThrough reports whether this process is known to have gone through a purge, or a later one of the same process.
-func (j *journal) hasGoneThrough(number, by uint64) bool {
+// hasGoneThrough reports whether this process is known to have gone through a purge: by its name, or by a later one of the same
+// process, or by any since another had heard of it.
+func (j *journal) hasGoneThrough(number, by uint64, heard time.Duration) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.ContainsFunc(j.purges, func(p purgeRecord) bool { return p.number >= number && p.by == by })
+	return slices.ContainsFunc(j.purges, func(p purgeRecord) bool { return p.number >= number && p.by == by || p.at >= heard })
 }
 
 // since returns the writes since then, the last of each key, and what else must be dropped, or nil: all, for it does not have
 // the writes of any keys, or only of such as this process owns; or all that was there before purges.
-func (j *journal) since(then time.Duration) (missed []dropping, all *shoalpb.Drop) {
+func (j *journal) since(then, now time.Duration) (missed []dropping, all *shoalpb.Drop) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	versions := make(map[string]uint64)
@@ -106,7 +107,7 @@ func (j *journal) since(then time.Duration) (missed []dropping, all *shoalpb.Dro
 	all = &shoalpb.Drop{All: lost || lostOwned, Owned: !lost}
 	for _, p := range j.purges {
 		if p.at >= then {
-			all.Purges = append(all.Purges, &shoalpb.Generation{Number: p.number, By: p.by})
+			all.Purges = append(all.Purges, &shoalpb.Past{Generation: &shoalpb.Generation{Number: p.number, By: p.by}, Age: int64(now - p.at)})
 		}
 	}
 	if !all.All && all.Purges == nil {
@@ -118,7 +119,7 @@ func (j *journal) since(then time.Duration) (missed []dropping, all *shoalpb.Dro
 // tellMissed makes p drop what may have been written since then.
 func (c *Cache) tellMissed(ctx context.Context, p *peer, since time.Duration) error {
 	for _, g := range c.allGroups() {
-		missed, all := g.journal.since(since)
+		missed, all := g.journal.since(since, c.clock.now())
 		var err error
 		if all != nil {
 			err = c.dropAll(ctx, p, g, all)

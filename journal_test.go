@@ -1,6 +1,7 @@
 package shoal_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -254,4 +255,45 @@ func TestPurgeOfTheOtherSideBringsNothingOldBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Purges in step do not go on without end.
+func TestManyPurgesAtOnceEnd(t *testing.T) {
+	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond} {
+		t.Run(fmt.Sprint(delay), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet[string](t, 6, nil, nil, nil)
+				for i := range 36 {
+					f.Delay(i/6, i%6, delay)
+				}
+				time.Sleep(time.Minute)
+				var wg sync.WaitGroup
+				for _, g := range f.groups {
+					wg.Go(func() { must(t, g.Purge(t.Context())) })
+				}
+				wg.Wait()
+			})
+		})
+	}
+}
+
+// What was written somewhere has been purged there: nobody has to be asked for it.
+func TestWhatWasWrittenElsewhereIsPurged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		key := keyWhere(func(key string) bool {
+			return f.Owner(key) == 0 && ownerAmong(key, 0, 1) == 0 && nextAmong(key, 0, 1, 2) == 1
+		})
+		f.See(1, 1, 2) // and so it is its own
+		time.Sleep(5 * time.Second)
+		must(t, f.groups[1].Set(t.Context(), key, "value"))
+		f.See(1, 0, 1, 2)
+		time.Sleep(2 * time.Second)
+		must(t, f.groups[2].Purge(t.Context()))
+		f.Down(1)
+		time.Sleep(3 * time.Minute)
+		if v, err := f.groups[0].Get(t.Context(), key); !errors.Is(err, shoal.ErrNotFound) {
+			t.Errorf("Get = %q, %v", v, err)
+		}
+	})
 }

@@ -78,6 +78,7 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 		p.pullsFrom(s)
 	}
 	p.forgets(incarnation, math.MaxUint64)
+	p.known.ends(incarnation)
 	if p.parting == nil {
 		return
 	}

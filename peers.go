@@ -141,8 +141,8 @@ func (p *peers) discover(ctx context.Context, discover Discovery) {
 	}
 }
 
-// run keeps the candidates, and makes a view of those that have answered: the first when all have been asked, or after such a time
-// that they should have been.
+// run keeps the candidates, and makes a view of those that have answered: the first when all have been asked, for which others
+// that are listed meanwhile have to wait after some time.
 func (p *peers) run(ctx context.Context) {
 	var (
 		candidates map[string]*candidate // by address; nil before the first list
@@ -158,10 +158,11 @@ func (p *peers) run(ctx context.Context) {
 
 		unlisted = time.After(p.timeout) // who is born into no list is alone
 		late     <-chan time.Time        // it should have been settled who is there
+		tooLong  bool                    // … and no other list is heard of before that is
 	)
 	defer func() { p.birth.end(p.clock.now()) }()
 	for turn := 0; ; turn++ {
-		listed, changed, tooLong := false, false, false
+		listed, changed := false, false
 		select {
 		case <-ctx.Done():
 			return
@@ -172,13 +173,15 @@ func (p *peers) run(ctx context.Context) {
 				pause = time.After(debounce)
 			}
 		case <-pause:
-			listed = true
+			if listed = began || !tooLong; !listed {
+				pause = time.After(debounce) // first those who are listed already
+			}
 		case <-unlisted:
 			if candidates == nil {
 				p.birth.end(p.clock.now())
 			}
 		case <-late:
-			tooLong = !began
+			tooLong = true
 		case g := <-p.greeted:
 			if c := candidates[g.addr]; c != nil {
 				if g.err == nil && !g.roll && parted[g.met.incarnation] {
@@ -213,7 +216,7 @@ func (p *peers) run(ctx context.Context) {
 			settled = settled && c.asked
 		}
 		// A view takes some time to make: while first answers are coming in, one is made of them all.
-		if settled && (listed || changed) || listed && began || tooLong {
+		if settled && (listed || changed) || listed && began {
 			p.look(candidates)
 			p.birth.end(p.clock.now())
 			began = true

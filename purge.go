@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/shoalcache/shoal/shoalpb"
 )
@@ -64,28 +66,32 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 }
 
 // goThrough empties the group for purges of the other side of a cut, which has had fewer of them, unless it has been emptied for them.
-func (g *group) goThrough(purges []*shoalpb.Generation) {
+func (g *group) goThrough(purges []*shoalpb.Past) {
 	if len(purges) == 0 {
 		return
 	}
 	g.generation.mu.Lock()
 	defer g.generation.mu.Unlock()
-	news := slices.DeleteFunc(purges, func(p *shoalpb.Generation) bool {
-		return p.Number >= lastGeneration || g.journal.hasGoneThrough(p.Number, p.By)
+	now := g.cache.clock.now()
+	news := slices.DeleteFunc(purges, func(p *shoalpb.Past) bool {
+		of := p.GetGeneration()
+		return of.GetNumber() >= lastGeneration || g.journal.hasGoneThrough(of.GetNumber(), of.GetBy(), now-time.Duration(max(p.GetAge(), 0)))
 	})
 	if len(news) == 0 {
 		return
 	}
 	g.dropAll(nil, "")
 	for _, p := range news { // for others of this side
-		g.journal.purged(p.Number, p.By, g.cache.clock.now())
+		g.journal.purged(p.GetGeneration().GetNumber(), p.GetGeneration().GetBy(), now)
 	}
 }
 
 // empty drops whatever the group holds here for a purge, and makes sure that nothing which is under way is stored.
 func (g *group) empty(number, by uint64) {
+	now := g.cache.clock.now() // what is loaded while it is dropped may be dropped or not
 	g.dropAll(nil, "")
-	g.journal.purged(number, by, g.cache.clock.now())
+	g.written.areNowhere()
+	g.journal.purged(number, by, now)
 }
 
 // dropAll drops whatever the group holds here, or, if there is a view, what is by that the key of the one of that ID. Nothing
@@ -168,6 +174,7 @@ func (g *group) purgeAll(ctx context.Context) error {
 		if !behind {
 			return errors.Join(errs...)
 		}
+		pause(ctx, rand.N(firstRetry/4<<min(turn, 5)), nil) // purges in step would never end
 		g.goOn()
 	}
 }

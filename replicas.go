@@ -161,6 +161,15 @@ func (w *lastWrites) isNowhere(key string, version uint64) {
 	}
 }
 
+// areNowhere takes note that nobody has what was written: it has been purged.
+func (w *lastWrites) areNowhere() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for hash, l := range w.known {
+		w.known[hash] = lastWrite{l.version, false}
+	}
+}
+
 func (w *lastWrites) note(key string, version uint64, elsewhere bool, now, until time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -264,6 +264,9 @@ func (p *peers) swap(members []*peer, alone bool) {
 	for _, m := range old.members {
 		if i, ok := v.find(m.ID); !ok || v.members[i].incarnation != m.incarnation {
 			p.known.leaves(m.incarnation, v.since)
+			if ok && v.members[i].Addr == m.Addr {
+				p.known.ends(m.incarnation)
+			}
 		}
 	}
 	follow := p.running.Go

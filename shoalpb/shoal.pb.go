@@ -159,7 +159,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{38, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{39, 0}
 }
 
 type Request struct {
@@ -2725,7 +2725,7 @@ type Drop struct {
 	Keys          []*Dropping            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`      // whatever the group holds
 	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"`  // … of keys that the sender owns, if both have the same view
-	Purges        []*Generation          `protobuf:"bytes,4,rep,name=purges,proto3" json:"purges,omitempty"` // whatever it held before these, if it has not gone through them all
+	Purges        []*Past                `protobuf:"bytes,4,rep,name=purges,proto3" json:"purges,omitempty"` // whatever it held before these, if it has not gone through them all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2781,11 +2781,64 @@ func (x *Drop) GetOwned() bool {
 	return false
 }
 
-func (x *Drop) GetPurges() []*Generation {
+func (x *Drop) GetPurges() []*Past {
 	if x != nil {
 		return x.Purges
 	}
 	return nil
+}
+
+// A Past is a purge that the sender has gone through.
+type Past struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    *Generation            `protobuf:"bytes,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Age           int64                  `protobuf:"varint,2,opt,name=age,proto3" json:"age,omitempty"` // how long ago
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Past) Reset() {
+	*x = Past{}
+	mi := &file_shoal_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Past) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Past) ProtoMessage() {}
+
+func (x *Past) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Past.ProtoReflect.Descriptor instead.
+func (*Past) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Past) GetGeneration() *Generation {
+	if x != nil {
+		return x.Generation
+	}
+	return nil
+}
+
+func (x *Past) GetAge() int64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
 }
 
 type Dropping struct {
@@ -2799,7 +2852,7 @@ type Dropping struct {
 
 func (x *Dropping) Reset() {
 	*x = Dropping{}
-	mi := &file_shoal_proto_msgTypes[33]
+	mi := &file_shoal_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2864,7 @@ func (x *Dropping) String() string {
 func (*Dropping) ProtoMessage() {}
 
 func (x *Dropping) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[33]
+	mi := &file_shoal_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2877,7 @@ func (x *Dropping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropping.ProtoReflect.Descriptor instead.
 func (*Dropping) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{33}
+	return file_shoal_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Dropping) GetKey() []byte {
@@ -2858,7 +2911,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_shoal_proto_msgTypes[34]
+	mi := &file_shoal_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +2923,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[34]
+	mi := &file_shoal_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +2936,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{34}
+	return file_shoal_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Dropped) GetKeys() []*Holders {
@@ -2902,7 +2955,7 @@ type Holders struct {
 
 func (x *Holders) Reset() {
 	*x = Holders{}
-	mi := &file_shoal_proto_msgTypes[35]
+	mi := &file_shoal_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +2967,7 @@ func (x *Holders) String() string {
 func (*Holders) ProtoMessage() {}
 
 func (x *Holders) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[35]
+	mi := &file_shoal_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +2980,7 @@ func (x *Holders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holders.ProtoReflect.Descriptor instead.
 func (*Holders) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{35}
+	return file_shoal_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Holders) GetHolders() []*Holder {
@@ -2946,7 +2999,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_shoal_proto_msgTypes[36]
+	mi := &file_shoal_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3011,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[36]
+	mi := &file_shoal_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3024,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{36}
+	return file_shoal_proto_rawDescGZIP(), []int{37}
 }
 
 type Purged struct {
@@ -2984,7 +3037,7 @@ type Purged struct {
 
 func (x *Purged) Reset() {
 	*x = Purged{}
-	mi := &file_shoal_proto_msgTypes[37]
+	mi := &file_shoal_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3049,7 @@ func (x *Purged) String() string {
 func (*Purged) ProtoMessage() {}
 
 func (x *Purged) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[37]
+	mi := &file_shoal_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3062,7 @@ func (x *Purged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purged.ProtoReflect.Descriptor instead.
 func (*Purged) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{37}
+	return file_shoal_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Purged) GetBehind() bool {
@@ -3039,7 +3092,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_shoal_proto_msgTypes[38]
+	mi := &file_shoal_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3104,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[38]
+	mi := &file_shoal_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3117,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{38}
+	return file_shoal_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -3106,7 +3159,7 @@ type GroupcacheGetResponse struct {
 
 func (x *GroupcacheGetResponse) Reset() {
 	*x = GroupcacheGetResponse{}
-	mi := &file_shoal_proto_msgTypes[39]
+	mi := &file_shoal_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3171,7 @@ func (x *GroupcacheGetResponse) String() string {
 func (*GroupcacheGetResponse) ProtoMessage() {}
 
 func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[39]
+	mi := &file_shoal_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3184,7 @@ func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupcacheGetResponse.ProtoReflect.Descriptor instead.
 func (*GroupcacheGetResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{39}
+	return file_shoal_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GroupcacheGetResponse) GetValue() []byte {
@@ -3344,12 +3397,17 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
-	"\tremaining\x18\x03 \x01(\x03R\tremaining\"\x84\x01\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\"~\n" +
 	"\x04Drop\x12&\n" +
 	"\x04keys\x18\x01 \x03(\v2\x12.shoal.v1.DroppingR\x04keys\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x14\n" +
-	"\x05owned\x18\x03 \x01(\bR\x05owned\x12,\n" +
-	"\x06purges\x18\x04 \x03(\v2\x14.shoal.v1.GenerationR\x06purges\"R\n" +
+	"\x05owned\x18\x03 \x01(\bR\x05owned\x12&\n" +
+	"\x06purges\x18\x04 \x03(\v2\x0e.shoal.v1.PastR\x06purges\"N\n" +
+	"\x04Past\x124\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\v2\x14.shoal.v1.GenerationR\n" +
+	"generation\x12\x10\n" +
+	"\x03age\x18\x02 \x01(\x03R\x03age\"R\n" +
 	"\bDropping\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x06R\aversion\x12\x1a\n" +
@@ -3403,7 +3461,7 @@ func file_shoal_proto_rawDescGZIP() []byte {
 }
 
 var file_shoal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_shoal_proto_goTypes = []any{
 	(Write_Op)(0),                 // 0: shoal.v1.Write.Op
 	(Refused_Reason)(0),           // 1: shoal.v1.Refused.Reason
@@ -3440,13 +3498,14 @@ var file_shoal_proto_goTypes = []any{
 	(*Peer)(nil),                  // 32: shoal.v1.Peer
 	(*Holder)(nil),                // 33: shoal.v1.Holder
 	(*Drop)(nil),                  // 34: shoal.v1.Drop
-	(*Dropping)(nil),              // 35: shoal.v1.Dropping
-	(*Dropped)(nil),               // 36: shoal.v1.Dropped
-	(*Holders)(nil),               // 37: shoal.v1.Holders
-	(*Purge)(nil),                 // 38: shoal.v1.Purge
-	(*Purged)(nil),                // 39: shoal.v1.Purged
-	(*Refused)(nil),               // 40: shoal.v1.Refused
-	(*GroupcacheGetResponse)(nil), // 41: shoal.v1.GroupcacheGetResponse
+	(*Past)(nil),                  // 35: shoal.v1.Past
+	(*Dropping)(nil),              // 36: shoal.v1.Dropping
+	(*Dropped)(nil),               // 37: shoal.v1.Dropped
+	(*Holders)(nil),               // 38: shoal.v1.Holders
+	(*Purge)(nil),                 // 39: shoal.v1.Purge
+	(*Purged)(nil),                // 40: shoal.v1.Purged
+	(*Refused)(nil),               // 41: shoal.v1.Refused
+	(*GroupcacheGetResponse)(nil), // 42: shoal.v1.GroupcacheGetResponse
 }
 var file_shoal_proto_depIdxs = []int32{
 	4,  // 0: shoal.v1.Request.sender:type_name -> shoal.v1.Sender
@@ -3456,7 +3515,7 @@ var file_shoal_proto_depIdxs = []int32{
 	9,  // 4: shoal.v1.Request.fetch_many:type_name -> shoal.v1.FetchMany
 	28, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
 	34, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
-	38, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
+	39, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
 	14, // 8: shoal.v1.Request.cancel:type_name -> shoal.v1.Cancel
 	17, // 9: shoal.v1.Request.peek:type_name -> shoal.v1.Peek
 	18, // 10: shoal.v1.Request.pull:type_name -> shoal.v1.Pull
@@ -3471,11 +3530,11 @@ var file_shoal_proto_depIdxs = []int32{
 	13, // 19: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
 	16, // 20: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
 	25, // 21: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
-	40, // 22: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
+	41, // 22: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
 	26, // 23: shoal.v1.Reply.items:type_name -> shoal.v1.Items
 	30, // 24: shoal.v1.Reply.written:type_name -> shoal.v1.Written
-	36, // 25: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
-	39, // 26: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
+	37, // 25: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
+	40, // 26: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
 	15, // 27: shoal.v1.Reply.apart:type_name -> shoal.v1.Apart
 	19, // 28: shoal.v1.Reply.pulled:type_name -> shoal.v1.Pulled
 	22, // 29: shoal.v1.Reply.replicated:type_name -> shoal.v1.Replicated
@@ -3491,7 +3550,7 @@ var file_shoal_proto_depIdxs = []int32{
 	11, // 39: shoal.v1.Item.value:type_name -> shoal.v1.Value
 	13, // 40: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
 	25, // 41: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
-	40, // 42: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
+	41, // 42: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
 	15, // 43: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
 	0,  // 44: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
 	29, // 45: shoal.v1.Write.changes:type_name -> shoal.v1.Change
@@ -3499,20 +3558,21 @@ var file_shoal_proto_depIdxs = []int32{
 	32, // 47: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
 	33, // 48: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
 	25, // 49: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
-	40, // 50: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	41, // 50: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
 	32, // 51: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
 	11, // 52: shoal.v1.Result.now:type_name -> shoal.v1.Value
-	35, // 53: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	5,  // 54: shoal.v1.Drop.purges:type_name -> shoal.v1.Generation
-	37, // 55: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	33, // 56: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	32, // 57: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
-	1,  // 58: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	59, // [59:59] is the sub-list for method output_type
-	59, // [59:59] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	36, // 53: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	35, // 54: shoal.v1.Drop.purges:type_name -> shoal.v1.Past
+	5,  // 55: shoal.v1.Past.generation:type_name -> shoal.v1.Generation
+	38, // 56: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	33, // 57: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	32, // 58: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
+	1,  // 59: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
@@ -3558,14 +3618,14 @@ func file_shoal_proto_init() {
 		(*Item_Refused)(nil),
 		(*Item_Apart)(nil),
 	}
-	file_shoal_proto_msgTypes[39].OneofWrappers = []any{}
+	file_shoal_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_proto_rawDesc), len(file_shoal_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
