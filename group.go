@@ -481,21 +481,3 @@ func (g *group) forgetLoaded() {
 		})
 	}
 }
-
-// viewSwapped takes from service what this process owned under the old view and does not own under the new one: first the
-// loads, which then keep nothing any more, then what they have kept. Loads of keys that have come to it began when nobody told
-// it of writes, and are forgotten too. Copies go all, for who gave their leases may not know of writes any more. Who asks from
-// now on asks an owner of the new view, and does not gather behind a question to one of the old.
-func (g *group) viewSwapped(old, new *view) {
-	g.fetches.ForgetAll()
-	for _, key := range g.loads.Keys() {
-		if !old.owns(key) || !new.owns(key) {
-			g.loads.Forget(key)
-		}
-	}
-	g.copies.clear()
-	g.thawLate(old)
-	g.freeze(new.former[len(new.former)-1].thaws)
-	g.journal.moved()
-	g.absent.retain(new.owns)
-}
