@@ -125,8 +125,8 @@ func (p *peers) misses(m *peer, now time.Duration) bool {
 	if !m.counts.breaker.open.Load() {
 		return false
 	}
-	p.known.leaves(m.incarnation, max(now-p.timeout, 0)) // the write may have been taken before it fell silent
-	return m.counts.breaker.open.Load()                  // or it has just come back, and has been told all but this
+	p.known.leaves(m, max(now-p.timeout, 0)) // the write may have been taken before it fell silent
+	return m.counts.breaker.open.Load()      // or it has just come back, and has been told all but this
 }
 
 // tellAll reports whether everybody may hold older values of key, which this process owns: since the key came to it
@@ -154,9 +154,15 @@ type acquaintances struct {
 
 	mu            sync.Mutex // guards what follows
 	byIncarnation map[uint64]*stranger
-	away          map[uint64]time.Duration // by incarnation, since when a process may have missed writes
+	away          map[uint64]absence       // by incarnation
 	ended         map[uint64]bool          // who has said that it leaves, or has another in its place
 	knew          map[uint64]time.Duration // … and up to when it has last been told of all
+}
+
+// An absence is of a process that may have missed writes.
+type absence struct {
+	Peer
+	since time.Duration
 }
 
 // A stranger owns keys by its own view, and is not in this process's.
@@ -267,31 +273,47 @@ func (a *acquaintances) isTold(s *stranger) {
 const strangerLife = 10 * time.Minute
 
 // leaves takes note that a process may miss writes from then on.
-func (a *acquaintances) leaves(incarnation uint64, then time.Duration) {
+func (a *acquaintances) leaves(p *peer, then time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, already := a.away[incarnation]; already {
+	if _, already := a.away[p.incarnation]; already {
 		return
 	}
 	if len(a.away) >= maxStrangers {
 		var oldest uint64
-		for other, since := range a.away {
-			if oldest == 0 || since < a.away[oldest] {
+		for other, absent := range a.away {
+			if oldest == 0 || absent.since < a.away[oldest].since {
 				oldest = other
 			}
 		}
 		delete(a.away, oldest)
 	}
 	if a.away == nil {
-		a.away = make(map[uint64]time.Duration)
+		a.away = make(map[uint64]absence)
 	}
-	a.away[incarnation] = then
+	a.away[p.incarnation] = absence{p.Peer, then}
 }
 
 // ends takes note that a process has left, or ended: nobody gets anything old from it later.
 func (a *acquaintances) ends(incarnation uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.hasEnded(incarnation)
+}
+
+// replaces takes note that p is where another process was, which has ended.
+func (a *acquaintances) replaces(p *peer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for incarnation, other := range a.away {
+		if other.ID == p.ID && other.Addr == p.Addr && incarnation != p.incarnation {
+			a.hasEnded(incarnation)
+		}
+	}
+}
+
+// hasEnded is called with mu held.
+func (a *acquaintances) hasEnded(incarnation uint64) {
 	if a.ended == nil || len(a.ended) >= maxStrangers {
 		a.ended = make(map[uint64]bool)
 	}
@@ -303,9 +325,9 @@ func (a *acquaintances) firstAway(now time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	first := now
-	for incarnation, since := range a.away {
-		if since < first && !a.ended[incarnation] {
-			first = since
+	for incarnation, absent := range a.away {
+		if absent.since < first && !a.ended[incarnation] {
+			first = absent.since
 		}
 	}
 	return first
@@ -315,8 +337,8 @@ func (a *acquaintances) firstAway(now time.Duration) time.Duration {
 func (a *acquaintances) missing(incarnation uint64) (since time.Duration, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	since, ok = a.away[incarnation]
-	return since, ok
+	absent, ok := a.away[incarnation]
+	return absent.since, ok
 }
 
 // briefed returns up to when a process has been told of all writes: what came later it has heard of, unless it is away.
@@ -339,7 +361,7 @@ func (a *acquaintances) isBriefed(incarnation uint64, then time.Duration) {
 func (a *acquaintances) isBack(incarnation uint64, since time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.away[incarnation] == since {
+	if a.away[incarnation].since == since {
 		delete(a.away, incarnation)
 	}
 }

@@ -135,7 +135,7 @@ func (p *peers) isSilent(m *peer) {
 	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
 		now := p.clock.now()
 		v.members[i].counts.breaker.failed(now, now, true)
-		p.known.leaves(m.incarnation, v.since)
+		p.known.leaves(m, v.since)
 	}
 }
 

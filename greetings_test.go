@@ -842,6 +842,41 @@ func TestWhoStartsWhenACutHasHealedHasNothingOld(t *testing.T) {
 	}
 }
 
+// Who starts drops nothing that was written before it for those who were away and have ended: they give it nothing.
+func TestWhoStartsIsNotToldForThoseThatHaveEnded(t *testing.T) {
+	for name, end := range map[string]func(*fleet[string]){
+		"left":     func(f *fleet[string]) { f.Cache(2).Shutdown(context.Background()) },
+		"replaced": func(f *fleet[string]) { f.join(2, upper, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 4, nil, upper, nil)
+				must(t, f.Cache(3).Shutdown(t.Context()))
+				for i := range 3 {
+					f.See(i, 0, 1, 2)
+				}
+				time.Sleep(2 * time.Minute)
+				f.Partition([]int{0, 1, 3}, []int{2})
+				f.See(0, 0, 1)
+				f.See(1, 0, 1)
+				must(t, f.groups[0].Remove(t.Context(), ownedBy(f.Cluster, 0, 0)))
+				time.Sleep(time.Minute)
+				f.Heal()
+				end(f)
+				f.See(0, 0, 1, 2)
+				f.See(1, 0, 1, 2)
+				time.Sleep(time.Minute)
+				f.See(3, 0, 1, 2, 3)
+				f.join(3, upper, nil)
+				time.Sleep(time.Minute)
+				if n := f.Cache(3).Stats().Groups[0].Drops; n != 0 {
+					t.Errorf("who has started had to drop %d keys", n)
+				}
+			})
+		})
+	}
+}
+
 // An answer to a greeting that is overtaken by word that its sender leaves makes nobody a member.
 func TestLeaverWhoseGreetingIsUnderWayIsNoMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -263,10 +263,12 @@ func (p *peers) swap(members []*peer, alone bool) {
 	p.differing.Store(0)
 	for _, m := range old.members {
 		if i, ok := v.find(m.ID); !ok || v.members[i].incarnation != m.incarnation {
-			p.known.leaves(m.incarnation, v.since)
-			if ok && v.members[i].Addr == m.Addr {
-				p.known.ends(m.incarnation)
-			}
+			p.known.leaves(m, v.since)
+		}
+	}
+	for _, m := range v.members {
+		if !old.has(m) {
+			p.known.replaces(m)
 		}
 	}
 	follow := p.running.Go
