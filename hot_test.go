@@ -46,7 +46,7 @@ func TestOnlyHotKeysAreCopied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		others := 100_000
 		if testing.Short() || shoal.RaceEnabled {
-			others = 10_000
+			others = 20_000
 		}
 		f := newFleet(t, 2, nil, upper, nil)
 		key := ownedBy(f.Cluster, 0, 0)
