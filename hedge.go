@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync/atomic"
 	"time"
@@ -44,14 +45,14 @@ func (g *group) fetchHedged(ctx context.Context, flight *fetchFlight, owner *pee
 	if share == 0 || q.want != (want{}) {
 		return g.cache.fetch(ctx, flight, owner, g, key, q, before)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errAnswered)
 	usual := owner.counts.latency.value()
 	next, _ := g.cache.peers.view.Load().next(key, g.owners)
 	sent := g.cache.clock.now()
 	theirs, others := make(chan outcome, 1), make(chan outcome, 1)
 	go func() {
-		f, err := g.cache.fetch(ctx, nil, owner, g, key, q, before)
+		f, err := g.cache.fetch(ctx, flight, owner, g, key, q, before)
 		theirs <- outcome{f, err}
 	}()
 	took := func(o outcome) (found, error) {
@@ -59,6 +60,13 @@ func (g *group) fetchHedged(ctx context.Context, flight *fetchFlight, owner *pee
 			owner.counts.latency.note(g.cache.clock.now()-sent, share)
 		}
 		return o.found, o.err
+	}
+	instead := func(f found) (found, error) {
+		if cancel(errAnswered); context.Cause(ctx) != errAnswered {
+			return took(<-theirs) // the caller has left, and what the owner has begun goes on for others of the flight
+		}
+		owner.counts.latency.note(math.MaxInt64, share) // at least as long
+		return f, nil
 	}
 	if usual == 0 || next == nil && g.owners == 1 {
 		return took(<-theirs)
@@ -71,8 +79,7 @@ func (g *group) fetchHedged(ctx context.Context, flight *fetchFlight, owner *pee
 	case <-late.C:
 	}
 	if f, ok := g.replica(g.cache.peers.view.Load(), key, q.want); ok {
-		owner.counts.latency.note(math.MaxInt64, share)
-		return f, nil
+		return instead(f)
 	} else if next == nil {
 		return took(<-theirs)
 	}
@@ -89,10 +96,12 @@ func (g *group) fetchHedged(ctx context.Context, flight *fetchFlight, owner *pee
 		if o.err != nil {
 			return took(<-theirs)
 		}
-		owner.counts.latency.note(math.MaxInt64, share) // at least as long
-		return o.found, nil
+		return instead(o.found)
 	}
 }
+
+// errAnswered is why the owner's answer is not waited for.
+var errAnswered = errors.New("another has answered")
 
 // peekFor answers a peer that finds the owner of key slow: with what the owner has.
 func (g *group) peekFor(ctx context.Context, key string) (found, error) {

@@ -1,6 +1,7 @@
 package shoal_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -175,5 +176,28 @@ func TestHedgeUsesTheAskersOwnReplica(t *testing.T) {
 		if took := time.Since(began); took > 100*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
+	})
+}
+
+// The load that the first caller has begun goes on for those behind it when that leaves.
+func TestHedgedLoadGoesOnForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, &shoal.Options{Hedge: 95}, slow(2*time.Second), nil)
+		f.calm(t)
+		keys := allOwnedBy(f.Cluster, 0, 12)
+		for _, key := range keys {
+			ctx, cancel := context.WithCancel(t.Context())
+			go f.groups[1].Get(ctx, key)
+			time.Sleep(100 * time.Millisecond)
+			done := make(chan error)
+			go func() {
+				_, err := f.groups[1].Get(t.Context(), key)
+				done <- err
+			}()
+			time.Sleep(time.Second)
+			cancel()
+			must(t, <-done)
+		}
+		f.wantLoads(t, int64(len(keys)))
 	})
 }
