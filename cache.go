@@ -174,7 +174,7 @@ func (opts *Options) withDefaults() (o Options, err error) {
 	return o, err
 }
 
-// Ready waits until discovery has answered, if only that nobody is there, every peer it named has been greeted or
+// Ready waits, when the groups have been made and peers can reach this process, until discovery has answered, if only that nobody is there, every peer it named has been greeted or
 // found unreachable, and what must be fetched from former owners has been: all, where there is a group without a getter, or
 // with several Owners. Peers that were not reached are asked again in the background, so a Cache may be Ready and see
 // nobody: look at Peers where a number is expected. Before it is Ready, Get waits for the first peers to answer, three times
@@ -202,12 +202,12 @@ func (c *Cache) Ready(ctx context.Context) error {
 }
 
 // Shutdown leaves the peers: it tells them so, lets those to whom its keys go pull what it holds of them, the most useful
-// first, until they have all of it or have not asked for a while, waits for writes that are under way, and stops answering.
+// first, until they have all of it or have not asked for a while, in which case it returns nil all the same, waits for writes that are under way, and stops answering.
 // If ctx ends first, it stops there and returns the context's error; what peers could not be told of writes, they are told no
 // more. Groups go on working, as in a process that owns nothing: with nothing in memory, asking peers, and loading what these
 // do not answer. If ctx ends before Discovery has returned, Shutdown fails and hands nothing over. Call it before the Shutdown of
 // the http.Server that carries the Cache: this does not know of the connections over HTTP/1.1 that Shoal has taken over, and
-// waits for streams over HTTP/2 as for any request.
+// waits for streams over HTTP/2 as for any request. A second Shutdown returns nil at once.
 func (c *Cache) Shutdown(ctx context.Context) error {
 	if c.left.Swap(true) {
 		return nil

@@ -30,7 +30,8 @@ func (p Peer) String() string {
 // rest the peer tells itself when it is greeted, and until then it owns nothing.
 type Discovery func(ctx context.Context, self Peer, set func(peers []Peer)) error
 
-// Static returns the Discovery of the peers at these base URLs, this process's own among them.
+// Static returns the Discovery of the peers at these base URLs, this process's own among them. One that dies stays listed: the next
+// owners answer reads in its place, but writes of keys that it owns, or keeps a copy of, fail until it is back.
 func Static(addrs ...string) Discovery {
 	list := make([]Peer, len(addrs))
 	for i, addr := range addrs {

@@ -14,7 +14,7 @@
 // # A Get
 //
 // What memory holds is returned at once: a hit of a Group[ByteView] or Group[string] neither copies nor allocates. Else,
-// if another process owns the key, it is asked, in one HTTP exchange; it answers from its memory or loads the value
+// if another process owns the key, it is asked, in one exchange; it answers from its memory or loads the value
 // itself, and never asks further. If this process owns the key, it runs the [Getter].
 //
 // While a Getter runs, all who ask for its key wait for that one run, here and at other processes. Each leaves when its
@@ -27,8 +27,9 @@
 // Set, Remove and Purge change what all processes return: when one has returned nil, no Get that starts later, anywhere,
 // returns an older value; not from a load or a question that was under way, nor from a copy. The key's owner puts its
 // writes in order and, with its replicas, keeps what is written; who may hold a copy is told to drop it before the call returns. In a group
-// with a Getter, change the source first, then Set or Remove. In one without, a plain key-value cache, a value lasts as
-// long as the memory of the process that owns it. [Add] counts in the same way.
+// with a Getter, change the source first, then Set or Remove. In one without, a plain key-value cache, a value lasts
+// until its TTL ends or it is evicted, which MaxBytes decides: processes that leave hand it over, and with Owners it outlives one
+// that dies. [Add] counts in the same way.
 //
 // An error of a write joins a [*PeerError] for each process that could not be told. The write may have happened, then;
 // until they can be told, which is tried again and again, these processes may return older values. A process that holds

@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// GroupOptions are the options of [NewGroup], the same in all processes. The zero value of each field is its default.
+// GroupOptions are the options of [NewGroup], the same in all processes, but while a deploy is under way: then V and Codec must read
+// what the others write, or the group needs another name. The zero value of each field is its default.
 type GroupOptions[V any] struct {
 	MaxBytes int64         // memory in this process, overhead included; if zero, 64 MiB
 	TTL      time.Duration // how long a value is fresh; if zero, for ever; if negative, it is not kept
@@ -42,9 +43,9 @@ type GroupOptions[V any] struct {
 	// SizeOf is the memory of a decoded value, for Share. If nil, it is taken for twice the length of its encoding.
 	SizeOf func(v V) int64
 	// Owners is how many processes keep each key; if zero, 1. With more, what the owner has is copied to the next ones: what it
-	// loads in the background, what is written before the write returns. When it dies the next has it. A write needs all of
-	// them: while one does not answer, those of its keys fail, until it is not listed any more. What was written is not lost
-	// if one dies, and no other before Stats.Repairing has ended, as long as lists differ for no longer than half of Options.Warm.
+	// loads in the background, what is written before the write returns. When it dies the next has it. What was written is not
+	// lost if one dies, and no other before Stats.Repairing has ended, as long as lists differ for no longer than half of
+	// Options.Warm. A write needs all of them: while one does not answer, those of its keys fail, until it is not listed any more.
 	Owners   int
 	LRU      bool          // evict the least recently used, in place of S3-FIFO
 	HotBytes int64         // of MaxBytes, for copies of others' hot keys; if zero, an eighth; if negative, none
@@ -55,7 +56,7 @@ type GroupOptions[V any] struct {
 // NewGroup makes the group that all peers know by name. If get is nil, opts.GetMany loads single keys too; without
 // that either, the group is a plain key-value cache, in which a key that is not held is [ErrNotFound], and one whose
 // owner cannot be reached, and that nobody in its place has, is a [*PeerError]. Every process that owns keys must have the
-// group: another that is asked for them refuses, so make a new group everywhere before it is written to. NewGroup panics if the name is taken, V would lose parts when encoded, or an
+// group: another that is asked for them refuses, so a new group takes two deploys, one that makes it and one that writes to it. NewGroup panics if the name is taken, V would lose parts when encoded, or an
 // option is out of range; the message names the field.
 func NewGroup[V any](c *Cache, name string, get Getter[V], opts *GroupOptions[V]) *Group[V] {
 	o, err := opts.withDefaults()
