@@ -5,6 +5,7 @@ package shoal
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -155,8 +156,8 @@ type acquaintances struct {
 	mu            sync.Mutex // guards what follows
 	byIncarnation map[uint64]*stranger
 	away          map[uint64]absence       // by incarnation
-	ended         map[uint64]bool          // who has said that it leaves, or has another in its place
-	knew          map[uint64]time.Duration // … and up to when it has last been told of all
+	ended         map[uint64]bool          // who has left and had been told all, or has another in its place
+	knew          map[uint64]time.Duration // up to when a process has been told of all
 }
 
 // An absence is of a process that may have missed writes.
@@ -202,10 +203,24 @@ func (a *acquaintances) meet(m met, now time.Duration, lineTo func(string) *line
 	a.count.Add(1)
 }
 
+// forget takes note that a stranger is told of writes no longer, if it has had so many views, and reports whether it was one.
 func (a *acquaintances) forget(incarnation, views uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s := a.byIncarnation[incarnation]; s == nil || s.views > views {
+		return false
+	}
+	delete(a.byIncarnation, incarnation)
+	delete(a.knew, incarnation)
+	a.count.Add(-1)
+	return true
+}
+
+// joins takes note that a process is a member, and reports whether it was a stranger.
+func (a *acquaintances) joins(incarnation uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byIncarnation[incarnation] == nil {
 		return false
 	}
 	delete(a.byIncarnation, incarnation)
@@ -224,6 +239,7 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	for incarnation, s := range a.byIncarnation {
 		if now-s.heard > strangerLife && s.counts.breaker.open.Load() {
 			delete(a.byIncarnation, incarnation)
+			delete(a.knew, incarnation)
 			a.count.Add(-1)
 			continue
 		}
@@ -232,13 +248,19 @@ func (a *acquaintances) strangers(now time.Duration) []*peer {
 	return all
 }
 
-func (a *acquaintances) isStranger(p *peer) bool {
+func (a *acquaintances) isStranger(p *peer) bool { return a.at(p.incarnation) != nil }
+
+// at returns the stranger of that incarnation, or nil.
+func (a *acquaintances) at(incarnation uint64) *peer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.byIncarnation[p.incarnation] != nil
+	if s := a.byIncarnation[incarnation]; s != nil {
+		return s.peer
+	}
+	return nil
 }
 
-// stranger returns the one of that incarnation, or nil.
+// stranger is at, for what has just come from there.
 func (a *acquaintances) stranger(incarnation uint64, now time.Duration) *peer {
 	if a.count.Load() == 0 {
 		return nil
@@ -279,6 +301,7 @@ func (a *acquaintances) leaves(p *peer, then time.Duration) {
 	if _, already := a.away[p.incarnation]; already {
 		return
 	}
+	maps.DeleteFunc(a.away, func(other uint64, absent absence) bool { return a.ended[other] && then-absent.since > hintLife })
 	if len(a.away) >= maxStrangers {
 		var oldest uint64
 		for other, absent := range a.away {
@@ -294,11 +317,18 @@ func (a *acquaintances) leaves(p *peer, then time.Duration) {
 	a.away[p.incarnation] = absence{p.Peer, then}
 }
 
-// ends takes note that a process has left, or ended: nobody gets anything old from it later.
+// ends takes note that a process has left and had been told all, or that another is in its place: nobody gets anything old from it.
 func (a *acquaintances) ends(incarnation uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.hasEnded(incarnation)
+	a.endsLocked(incarnation)
+}
+
+// hasEnded reports whether a process has left, or another is in its place.
+func (a *acquaintances) hasEnded(incarnation uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ended[incarnation]
 }
 
 // replaces takes note that p is where another process was, which has ended.
@@ -307,13 +337,12 @@ func (a *acquaintances) replaces(p *peer) {
 	defer a.mu.Unlock()
 	for incarnation, other := range a.away {
 		if other.ID == p.ID && other.Addr == p.Addr && incarnation != p.incarnation {
-			a.hasEnded(incarnation)
+			a.endsLocked(incarnation)
 		}
 	}
 }
 
-// hasEnded is called with mu held.
-func (a *acquaintances) hasEnded(incarnation uint64) {
+func (a *acquaintances) endsLocked(incarnation uint64) {
 	if a.ended == nil || len(a.ended) >= maxStrangers {
 		a.ended = make(map[uint64]bool)
 	}
@@ -333,15 +362,42 @@ func (a *acquaintances) firstAway(now time.Duration) time.Duration {
 	return first
 }
 
-// missing returns since when a process may have missed writes, if it has been a member.
-func (a *acquaintances) missing(incarnation uint64) (since time.Duration, ok bool) {
+// behind returns who may have missed writes, the last of which was then: whoever was away, but to, and those that have been for so
+// long that nobody expects them back.
+func (a *acquaintances) behind(v *view, to uint64, then, now time.Duration) (all []uint64) {
+	if then == 0 {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	absent, ok := a.away[incarnation]
-	return absent.since, ok
+	for incarnation, absent := range a.away {
+		if incarnation == to || a.ended[incarnation] || then < absent.since || len(all) >= mostNamed {
+			continue
+		}
+		i, ok := v.find(absent.ID)
+		isThere := ok && v.members[i].incarnation == incarnation || a.byIncarnation[incarnation] != nil
+		if isThere || now-absent.since < hintLife {
+			all = append(all, incarnation)
+		}
+	}
+	for incarnation, s := range a.byIncarnation {
+		if _, away := a.away[incarnation]; !away && !s.told && incarnation != to && len(all) < mostNamed {
+			all = append(all, incarnation)
+		}
+	}
+	return all
 }
 
-// briefed returns up to when a process has been told of all writes: what came later it has heard of, unless it is away.
+// absence returns since when a process may have missed writes, if it has been a member.
+func (a *acquaintances) absence(incarnation uint64) (absent absence, away bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	absent, away = a.away[incarnation]
+	return absent, away
+}
+
+// briefed returns up to when a process has been told of all writes, or 0: later ones that everybody is told of it has heard of,
+// unless it is away.
 func (a *acquaintances) briefed(incarnation uint64) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -354,7 +410,7 @@ func (a *acquaintances) isBriefed(incarnation uint64, then time.Duration) {
 	if a.knew == nil || len(a.knew) >= maxStrangers {
 		a.knew = make(map[uint64]time.Duration)
 	}
-	a.knew[incarnation] = max(a.knew[incarnation], then)
+	a.knew[incarnation] = max(a.knew[incarnation], then, 1)
 }
 
 // isBack takes note that the process has been told what it had missed, unless it has gone away again since then.

@@ -357,13 +357,18 @@ func (c *Cache) holdersMessage(holders []holder) []*shoalpb.Holder {
 // drop drops what a write elsewhere has made old.
 func (a *answering) drop(d *shoalpb.Drop) {
 	answer := new(shoalpb.Dropped)
-	a.group.goThrough(d.Purges)
+	a.c.peers.hearsay.note(a.sender.GetIncarnation(), d.Behind, a.c.clock.now())
+	emptied := a.group.goThrough(d.Purges)
 	if d.All {
 		v := a.c.peers.view.Load()
 		if !d.Owned || a.sender.GetView() != v.digest {
 			v = nil
 		}
 		a.group.dropAll(v, string(a.sender.GetId()))
+		emptied = true
+	}
+	if emptied {
+		a.c.refill(a.group)
 	}
 	for _, k := range d.Keys {
 		key := NewByteView(k.Key).String()

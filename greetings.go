@@ -68,6 +68,9 @@ func (p *peers) callRoll(ctx context.Context, old, v *view, r *rollCall) {
 			m, err := p.hello(ctx, addr)
 			if err == nil {
 				p.meets(m)
+				if p.known.untold(m.incarnation) != nil { // who is in no view any more may be there for long, and is told of each write from now on
+					p.tellMet(ctx, m)
+				}
 				for _, named := range m.names {
 					greet(named.Addr, new(peerCounts))
 				}
@@ -134,14 +137,14 @@ func (p *peers) welcome(ctx context.Context, m met) error {
 // tellMet tells a process that has said who it is what it has missed.
 func (p *peers) tellMet(ctx context.Context, m met) error {
 	now := p.clock.now()
-	mark, away := p.known.missing(m.incarnation)
+	absent, away := p.known.absence(m.incarnation)
 	s := p.known.untold(m.incarnation)
 	since := now
 	switch {
 	case s != nil, !away && !p.view.Load().has(m.peer):
 		since = 0
 	case away:
-		since = mark
+		since = absent.since
 	case m.acted == 0:
 		return nil
 	}
@@ -151,7 +154,10 @@ func (p *peers) tellMet(ctx context.Context, m met) error {
 	// What it has of its own is no older than itself, nor what it has from others, but for those who have missed writes. (What it
 	// says of itself has been on its way for a while.)
 	since = max(since, min(now-m.uptime-p.timeout, p.known.firstAway(now)), 0)
-	if known := p.known.briefed(m.incarnation); s == nil && !away {
+	if known := p.known.briefed(m.incarnation); s == nil && !away && known > 0 {
+		if time.Duration(p.toldFew.Load()) < max(since, known) {
+			return nil // each write since then has been told to everybody
+		}
 		since = max(since, known-p.timeout)
 	}
 	if err := p.tellMissed(ctx, m.peer, since); err != nil {
@@ -159,7 +165,7 @@ func (p *peers) tellMet(ctx context.Context, m met) error {
 	}
 	p.known.isBriefed(m.incarnation, now)
 	if away {
-		p.known.isBack(m.incarnation, mark)
+		p.known.isBack(m.incarnation, absent.since)
 	}
 	if s != nil {
 		p.known.isTold(s)
@@ -167,9 +173,9 @@ func (p *peers) tellMet(ctx context.Context, m met) error {
 	return nil
 }
 
-// isBehind reports whether a process may have missed writes.
-func (p *peers) isBehind(m met) bool {
-	_, away := p.known.missing(m.incarnation)
+// mayHaveMissed reports whether a process may have missed writes of which this one knows.
+func (p *peers) mayHaveMissed(m met) bool {
+	_, away := p.known.absence(m.incarnation)
 	return away || m.acted > 0 || p.known.untold(m.incarnation) != nil
 }
 
@@ -183,17 +189,20 @@ func (p *peers) brief(ctx context.Context, m met) bool {
 
 // catchesUp tells m, which was silent and is not any more, of what it has missed, in the background.
 func (p *peers) catchesUp(m *peer) {
-	since, away := p.known.missing(m.incarnation)
-	if !away {
-		return
+	if absent, away := p.known.absence(m.incarnation); away {
+		go p.bringsUp(p.life, m, absent.since)
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(p.life, p.timeout)
-		defer cancel()
-		if p.tellMissed(ctx, m, since) == nil {
-			p.known.isBack(m.incarnation, since)
-		}
-	}()
+}
+
+// bringsUp tells m what it has missed since then, and reports whether it could.
+func (p *peers) bringsUp(ctx context.Context, m *peer, since time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	if p.tellMissed(ctx, m, since) != nil {
+		return false
+	}
+	p.known.isBack(m.incarnation, since)
+	return true
 }
 
 // introduction is what this process says of itself to whom it greets, and who greets it: to tells which of the peers that is.
@@ -203,6 +212,7 @@ func (c *Cache) introduction(to func(*peer) bool) *shoalpb.Hello {
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
 		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
 		Acted: int64(c.peers.hasActedWithout(to)), Clock: c.clock.timeOfDay(), Left: c.left.Load(),
+		Behind: c.peers.behind(0),
 	}
 	for _, g := range c.allGroups() {
 		h.Groups = append(h.Groups, &shoalpb.Group{Name: []byte(g.name), Generation: g.generation.message()})

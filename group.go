@@ -226,10 +226,11 @@ type group struct {
 	decodedBytes  func() int64
 	forgetDecoded func()
 
-	changes [changeCounts]atomic.Uint64 // writes of keys, by a hash
-	touched touched                     // … when
-	purged  atomic.Int64                // how often all was dropped; changed under the lock of loads
-	journal journal                     // writes that this process has taken, and purges
+	changes   [changeCounts]atomic.Uint64 // writes of keys, by a hash
+	refilling atomic.Int64                // how often it has had to drop what others may have, until that has been asked for again
+	touched   touched                     // … when
+	purged    atomic.Int64                // how often all was dropped; changed under the lock of loads
+	journal   journal                     // writes that this process has taken, and purges
 
 	written lastWrites // where there are replicas, or no getter
 	fills   fills

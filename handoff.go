@@ -6,6 +6,7 @@ package shoal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -40,11 +41,14 @@ func (t *touched) add(key string, now time.Duration) {
 		t.at.CompareAndSwap(nil, &fresh)
 		table = t.at.Load()
 	}
-	t.places(*table, key, func(at *atomic.Int64) {
-		for was := at.Load(); was < int64(now); was = at.Load() {
-			at.CompareAndSwap(was, int64(now))
-		}
-	})
+	t.places(*table, key, func(at *atomic.Int64) { advance(at, now) })
+}
+
+// advance makes at no earlier than now.
+func advance(at *atomic.Int64, now time.Duration) {
+	for was := at.Load(); was < int64(now); was = at.Load() {
+		at.CompareAndSwap(was, int64(now))
+	}
 }
 
 // last returns when key was touched last; before the first time, that was before everything.
@@ -107,12 +111,13 @@ func (p *peers) greetedFor(ctx context.Context, key string) (*view, error) {
 func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bool, err error) {
 	p, now := &g.cache.peers, g.cache.clock.now()
 	v := p.view.Load()
-	if len(v.former) == 0 || !v.owns(f.Key()) || g.cache.opts.Warm < 0 {
+	if g.cache.opts.Warm < 0 || !v.owns(f.Key()) {
 		return found{}, false, nil
 	}
 	former := p.newlyMine(v, f.Key(), now)
 	last := g.written.of(f.Key())
-	elsewhere := g.getter == nil && last.elsewhere
+	dropped := g.refilling.Load() > 0
+	elsewhere := g.getter == nil && (last.elsewhere || dropped)
 	if former == nil && !elsewhere {
 		return found{}, false, nil
 	}
@@ -122,9 +127,13 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 	for i, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
 		g.counts.peeks.Add(1)
 		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
+		if err == nil && e.err == nil && p.isStillSaidToBeBehind(ctx, before) {
+			unanswered, gone = errBehind, max(gone, e.version) // nor anything older than that
+			continue
+		}
 		if i < g.owners { // it is one of those who kept it
 			answered = answered || err == nil
-			if err != nil && !holdsNothing(err) && v.has(before) {
+			if err != nil && unanswered != errBehind && !holdsNothing(err) && v.has(before) {
 				unanswered = err
 			}
 		}
@@ -153,14 +162,16 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 			return result, true, nil
 		}
 	}
-	if !answered && unanswered != nil {
+	if !answered && unanswered != nil || g.getter == nil && unanswered == errBehind {
 		return found{}, false, fmt.Errorf("whether it is still where it was: %w", unanswered)
 	}
-	if elsewhere {
+	if g.getter == nil && last.elsewhere {
 		g.written.isNowhere(f.Key(), last.version) // or here, from now on
 	}
 	return found{}, false, nil
 }
+
+var errBehind = errors.New("it may have missed writes")
 
 // mostPeeks is how many processes are asked for what they hold of a key before it is loaded, and mostPeeksForGood before it is
 // taken for lost, since nothing can be loaded.

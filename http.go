@@ -231,9 +231,10 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		a.c.peers.meets(m)
 		a.c.heard(a.sender) // once more: it may only now be known
 		a.c.clock.follow(hello.GetClock())
+		a.c.peers.hearsay.note(m.incarnation, hello.GetBehind(), a.c.clock.now())
 		a.c.meet(hello.GetGroups())
 		from := a.c.peers.knows(a.sender)
-		if from == nil || !a.c.peers.isBehind(m) {
+		if from == nil || !a.c.peers.mayHaveMissed(m) {
 			a.greet(false)
 			return nil
 		}

@@ -83,7 +83,7 @@ func (j *journal) purged(number, by uint64, now time.Duration) {
 func (j *journal) hasGoneThrough(number, by uint64, heard time.Duration) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.ContainsFunc(j.purges, func(p purgeRecord) bool { return p.number >= number && p.by == by || p.at >= heard })
+	return slices.ContainsFunc(j.purges, func(p purgeRecord) bool { return p.number >= number && p.by == by || p.at > heard })
 }
 
 // since returns the writes since then, the last of each key, and what else must be dropped, or nil: all, for it does not have

@@ -58,8 +58,8 @@ func TestPurgeThatWasMissedIsHeardOfInAGreeting(t *testing.T) {
 	})
 }
 
-// History 19: the journal of one that has purged does not reach back before that.
-func TestPurgeSetsTheJournalsHorizon(t *testing.T) {
+// History 19: where both sides of a cut have purged, the writes before that are told, too.
+func TestPurgeOfBothSidesIsToldWithTheWritesBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s source
 		f := newFleet(t, 3, nil, s.get, nil)

@@ -78,7 +78,10 @@ func (p *peers) parts(ctx context.Context, incarnation uint64) {
 		p.pullsFrom(s)
 	}
 	p.forgets(incarnation, math.MaxUint64)
-	p.known.ends(incarnation)
+	absent, away := p.known.absence(incarnation)
+	if !away || p.bringsUp(ctx, &peer{Peer: absent.Peer, incarnation: incarnation, counts: new(peerCounts)}, absent.since) {
+		p.known.ends(incarnation)
+	}
 	if p.parting == nil {
 		return
 	}

@@ -225,6 +225,7 @@ func TestWhoStillListsALeaverWaits(t *testing.T) {
 		a, b := &shoalpb.Peer{Id: []byte("a"), Weight: 1}, &shoalpb.Peer{Id: []byte("b"), Weight: 1, Incarnation: 1}
 		other := &shoalpb.Peer{Id: []byte("b"), Weight: 1, Incarnation: 2}
 		f := newFleet[string](t, 2, nil, nil, nil)
+		f.calm(t)
 		setAll(t, f.groups[0], "k", 20, "value")
 		f.Delay(1, 0, 200*time.Millisecond)
 		var wg sync.WaitGroup

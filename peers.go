@@ -39,7 +39,10 @@ type peers struct {
 	birth   *rollCall // ends when this process knows whether it is alone
 	view    atomic.Pointer[view]
 	differs atomic.Int64 // when, on the clock, a peer was last seen to differ, but now agrees
+	wrote   atomic.Int64 // when this process last took a write, or dropped all of a group
+	toldFew atomic.Int64 // when a write was last told to those alone who hold leases
 	known   acquaintances
+	hearsay hearsay
 
 	takeover  atomic.Pointer[takeover] // the last
 	repairing atomic.Int64             // changes of view of which not all has been taken over

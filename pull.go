@@ -18,10 +18,10 @@ import (
 
 // A takeover is whom this process pulls from what has come to it with a change of view.
 type takeover struct {
-	owners   []*peer // who may have had keys that it owns now
-	everyone []*peer // … or that it keeps as a replica
-	met      []*peer // of both, those that had left before this process knew them
-	until    time.Duration
+	owners   []*peer       // who may have had keys that it owns now
+	everyone []*peer       // … or that it keeps as a replica
+	met      []*peer       // of both, those that had left before this process knew them
+	until    time.Duration // but for what nobody else has of those that see other owners: longestLag later
 }
 
 // takeOver pulls what has come to this process with v. It calls taken when it has what can be had at once.
@@ -106,7 +106,7 @@ const (
 // pulls gets what this process keeps now from those who have had it, in the background. It calls taken when it has got all but
 // from those who see other owners for long, or do not answer, which it goes on asking.
 func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken func()) {
-	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now())
+	ctx, cancel := context.WithTimeout(ctx, t.until-c.clock.now()+longestLag)
 	defer cancel()
 	enough := c.clock.now() + 4*c.opts.PeerTimeout // who lags or is silent for longer is not waited for
 	var all, had sync.WaitGroup
@@ -125,12 +125,15 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 					if err == nil || holdsNothing(err) || ctx.Err() != nil {
 						return
 					}
-					late := c.clock.now() > enough
-					if late || err != errLags && !g.mustKeep() {
+					late, waits := c.clock.now() > enough, err == errLags || err == errBehind
+					if late || !waits && !g.mustKeep() {
 						got()
 					}
-					if late && err != errLags && !c.peers.view.Load().has(p) {
+					if late && !waits && !c.peers.view.Load().has(p) {
 						return // it has gone
+					}
+					if c.clock.now() > t.until && (err != errLags || g.getter != nil) {
+						return
 					}
 					pause(ctx, retry, nil)
 				}
@@ -144,8 +147,37 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 	all.Wait()
 }
 
+// longestLag is for how long after takeover.until a process that sees other owners is asked again for what nobody else may have.
+const longestLag = 10 * time.Minute
+
 // errLags is why nothing can be pulled from a process yet.
 var errLags = errors.New("it sees other owners")
+
+// refill gets again what this process has had to drop since it may have missed a write of it, and others may keep, where that cannot
+// be had anew: in the background, once for all who say so at the same time.
+func (c *Cache) refill(g *group) {
+	if !g.mustKeep() || c.peers.pulls == nil || c.peers.view.Load().self < 0 || g.refilling.Add(1) > 1 {
+		return
+	}
+	c.peers.repairing.Add(1)
+	go func() {
+		defer c.peers.repairing.Add(-1)
+		for more := true; more; {
+			n := g.refilling.Load()
+			pause(c.life, firstRetry, nil)
+			all := c.peers.others()
+			t := &takeover{owners: all, everyone: all, until: c.clock.now() + c.peers.window}
+			taken := make(chan struct{})
+			c.peers.repairing.Add(1)
+			go func() {
+				defer c.peers.repairing.Add(-1)
+				c.pulls(c.peers.life, t, []*group{g}, func() { close(taken) })
+			}()
+			<-taken // from who does not answer it is still asked for
+			more = g.refilling.Add(-n) > 0
+		}
+	}()
+}
 
 // pullNew is pulls for a group that was made after them. It returns a channel that is closed when that is over, or nil.
 func (c *Cache) pullNew(g *group) chan struct{} {
@@ -181,8 +213,9 @@ type pulledFrom struct {
 
 // A puller is somebody who pulls.
 type puller struct {
-	over chan struct{}
-	view *view // by which all has been pulled; nil: it has failed
+	over   chan struct{}
+	view   *view // by which all has been pulled; nil: it has failed
+	purges int64 // how often all had been dropped before
 }
 
 // begin has the caller pull, as mine, or returns another that does already. It returns neither when ctx has ended.
@@ -214,7 +247,7 @@ func (c *Cache) pullOnce(ctx context.Context, p *peer, g *group) (err error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if other.view == c.peers.view.Load() {
+		if other.view == c.peers.view.Load() && other.purges == g.purged.Load() {
 			return nil
 		}
 	}
@@ -228,8 +261,8 @@ func (c *Cache) pullOnce(ctx context.Context, p *peer, g *group) (err error) {
 		return ctx.Err()
 	}
 	defer func() { <-r.places }()
-	mine.view, err = c.pullAll(ctx, p, g)
-	if err != nil && err != errLags && !isNoGroup(err) && ctx.Err() == nil {
+	mine.view, mine.purges, err = c.pullAll(ctx, p, g)
+	if err != nil && err != errLags && err != errBehind && !isNoGroup(err) && ctx.Err() == nil {
 		c.opts.Logger.Debug("shoal: not all could be taken over from a peer", "peer", p.ID, "group", g.name, "error", err)
 	}
 	return err
@@ -256,30 +289,33 @@ func (r *pullers) end(ctx context.Context) {
 	}
 }
 
-// pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it. It returns the
-// view by which it has got that.
-func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) (v *view, err error) {
+// pullAll gets from p what it has of g that this process keeps: from the beginning again when others keep it, or all has been
+// dropped. It returns the view by which it has got that, and how often all had been dropped.
+func (c *Cache) pullAll(ctx context.Context, p *peer, g *group) (v *view, purges int64, err error) {
 	var (
 		members []*shoalpb.Peer
 		cursor  uint64
 	)
-	for more := true; more || c.peers.view.Load() != v; {
-		if now := c.peers.view.Load(); now != v {
-			v, cursor, members = now, 0, nil
+	for more := true; more || c.peers.view.Load() != v || g.purged.Load() != purges; {
+		if now, n := c.peers.view.Load(), g.purged.Load(); now != v || n != purges {
+			v, purges, cursor, members = now, n, 0, nil
 			if !v.has(p) {
 				members = v.message()
 			}
 		}
+		if c.peers.isStillSaidToBeBehind(ctx, p) {
+			return nil, 0, errBehind
+		}
 		var n int64
 		// A page that is on its way is waited for, even if this process is about to leave: who gives it may have no other.
 		if cursor, more, n, err = c.pull(context.WithoutCancel(ctx), p, g, cursor, members); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if sleep(ctx, c.pullers.rest(c.clock.now(), n)); ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, 0, ctx.Err()
 		}
 	}
-	return v, nil
+	return v, purges, nil
 }
 
 // pull gets some of it, n bytes.
@@ -300,6 +336,9 @@ func (c *Cache) pull(ctx context.Context, p *peer, g *group, cursor uint64, memb
 	}
 	if pulled.Wait {
 		return 0, false, 0, errLags
+	}
+	if c.peers.isSaidToBeBehind(p) {
+		return 0, false, 0, errBehind
 	}
 	if !g.generation.is(reply.GetGeneration()) {
 		return 0, false, 0, errors.New("it has not heard of a purge")

@@ -65,10 +65,11 @@ func (g *group) meet(theirs *shoalpb.Generation) (emptied bool) {
 	return true
 }
 
-// goThrough empties the group for purges of the other side of a cut, which has had fewer of them, unless it has been emptied for them.
-func (g *group) goThrough(purges []*shoalpb.Past) {
+// goThrough empties the group for purges of the other side of a cut, which has had fewer of them, unless it has been emptied for them;
+// it reports whether it did.
+func (g *group) goThrough(purges []*shoalpb.Past) (emptied bool) {
 	if len(purges) == 0 {
-		return
+		return false
 	}
 	g.generation.mu.Lock()
 	defer g.generation.mu.Unlock()
@@ -78,12 +79,13 @@ func (g *group) goThrough(purges []*shoalpb.Past) {
 		return of.GetNumber() >= lastGeneration || g.journal.hasGoneThrough(of.GetNumber(), of.GetBy(), now-time.Duration(max(p.GetAge(), 0)))
 	})
 	if len(news) == 0 {
-		return
+		return false
 	}
 	g.dropAll(nil, "")
 	for _, p := range news { // for others of this side
 		g.journal.purged(p.GetGeneration().GetNumber(), p.GetGeneration().GetBy(), now)
 	}
+	return true
 }
 
 // empty drops whatever the group holds here for a purge, and makes sure that nothing which is under way is stored.
@@ -118,6 +120,7 @@ func (g *group) dropAll(v *view, owner string) {
 		g.absent.retain(others)
 	}
 	g.forgetDecoded()
+	advance(&g.cache.peers.wrote, g.cache.clock.now())
 	g.counts.emptied.Add(1)
 }
 

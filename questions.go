@@ -32,6 +32,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 		return m, unexpected(reply)
 	}
 	c.clock.follow(h.Clock)
+	c.peers.hearsay.note(s.GetIncarnation(), h.Behind, c.clock.now())
 	if h.Untold {
 		for _, g := range c.allGroups() {
 			g.forgetLoaded()
@@ -129,8 +130,9 @@ func (c *Cache) fetch(ctx context.Context, flight *fetchFlight, p *peer, g *grou
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		inTime := !errors.Is(ctx.Err(), context.DeadlineExceeded)                                   // else the owner gives up, too
-		goesOn = flight != nil && k.left && inTime && flight.GoOn(func(ctx context.Context) error { // the owner is at work for others too
+		inTime := !errors.Is(ctx.Err(), context.DeadlineExceeded) // else the owner gives up, too
+		isAnswered := context.Cause(ctx) == errAnswered
+		goesOn = flight != nil && k.left && inTime && !isAnswered && flight.GoOn(func(ctx context.Context) error { // the owner is at work for others too
 			defer k.end()
 			_, err := k.next(ctx)
 			if _, ok := errors.AsType[*notOwner](err); ok || err == nil {
@@ -203,6 +205,10 @@ func (c *Cache) fetchMany(ctx context.Context, p *peer, g *group, keys []string,
 		k.allIn()
 	} else if ctx.Err() == nil {
 		err = &PeerError{Peer: p.Peer, Op: "get", Err: fmt.Errorf("%d keys of group %q: %w", left, g.name, err)}
+	}
+	if len(tooLong) > 0 && err == nil && alone {
+		err = k.blame(fmt.Errorf("its answers to %d keys of group %q do not come apart either", len(tooLong), g.name))
+		return &PeerError{Peer: p.Peer, Op: "get", Err: err}
 	}
 	if len(tooLong) > 0 && err == nil {
 		long := make([]string, len(tooLong))
@@ -301,7 +307,7 @@ type dropping struct {
 func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) ([][]holder, error) {
 	var all [][]holder
 	for some := range batches(c, drops, func(d dropping) int { return len(d.key) }) {
-		d := &shoalpb.Drop{Keys: make([]*shoalpb.Dropping, len(some))}
+		d := &shoalpb.Drop{Keys: make([]*shoalpb.Dropping, len(some)), Behind: c.peers.behind(p.incarnation)}
 		for i, s := range some {
 			d.Keys[i] = &shoalpb.Dropping{Key: []byte(s.key), Version: s.version, Acceptor: s.acceptor}
 		}
@@ -327,6 +333,7 @@ func (c *Cache) drop(ctx context.Context, p *peer, g *group, drops []dropping) (
 
 // dropAll makes p drop whatever the group holds there, or what d says of it.
 func (c *Cache) dropAll(ctx context.Context, p *peer, g *group, d *shoalpb.Drop) error {
+	d.Behind = c.peers.behind(p.incarnation)
 	err := c.told(ctx, p, g, &shoalpb.Request{Op: &shoalpb.Request_Drop{Drop: d}}, 0, func(reply *shoalpb.Reply) error {
 		if reply.GetDropped() == nil {
 			return unexpected(reply)

@@ -80,6 +80,23 @@ func TestBadAnswersToManyKeysAreNone(t *testing.T) {
 	})
 }
 
+// What does not come apart either, when it has been asked for so, is not asked for again.
+func TestAnswersThatNeverComeApartAreNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		im := newImpostor(t)
+		var asked atomic.Int64
+		apart := says(200, mediaType, delimited(t, itemsReply(&shoalpb.Item{Answer: &shoalpb.Item_Apart{Apart: &shoalpb.Apart{}}})))
+		im.answers(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			apart(w, r)
+		})
+		values, err := im.group.GetMany(t.Context(), []string{im.key})
+		if values[im.key] != strings.ToUpper(im.key) || err != nil || asked.Load() > 2 {
+			t.Errorf("%v, %v, asked %d times", values, err, asked.Load())
+		}
+	})
+}
+
 // A write that is not answered as one has failed, and its error names who did not.
 func TestBadAnswersToAWriteAreErrors(t *testing.T) {
 	for name, answer := range map[string][]byte{

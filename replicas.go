@@ -137,7 +137,7 @@ type writtenAt struct {
 // bytesPerWritten is about what one takes.
 const bytesPerWritten = 96
 
-// last returns the version of the latest write of key, or 0.
+// last returns the version of the latest write of key, or the floor, if that is higher.
 func (w *lastWrites) last(key string) uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -414,7 +414,7 @@ func (g *group) fillAll(ctx context.Context) {
 		for p, all := range to {
 			size := func(r replica) int { return len(r.key) + r.e.value.Len() }
 			for some := range batches(g.cache, all, size) {
-				g.cache.replicate(ctx, p, g, generation, some, true) // what does not arrive is restored with the next change of view
+				g.cache.replicate(ctx, p, g, generation, some, true) // what does not arrive is loaded again when it is needed
 			}
 		}
 	}
@@ -423,6 +423,9 @@ func (g *group) fillAll(ctx context.Context) {
 // restore gets key from its owner, for which this process is a replica.
 func (g *group) restore(ctx context.Context, owner *peer, key string) {
 	purges, v := g.purged.Load(), g.cache.peers.view.Load()
+	if g.cache.peers.isStillSaidToBeBehind(ctx, owner) {
+		return
+	}
 	if e, _, _, err := g.cache.peek(ctx, owner, g, key, false); err == nil && e.err == nil && !e.isStale(g.cache.clock.now()) {
 		g.adopt(key, e, v, purges)
 	}

@@ -5,7 +5,6 @@ package shoal
 import (
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -146,8 +145,8 @@ func (p *peers) hasActedWithout(is func(*peer) bool) (ago time.Duration) {
 	}
 	for i := range v.former { // views before may be forgotten, but not that somebody has been away
 		for _, m := range v.former[i].members {
-			if since, away := p.known.missing(m.incarnation); away && is(m) {
-				ago = max(ago, now-since)
+			if absent, away := p.known.absence(m.incarnation); away && is(m) {
+				ago = max(ago, now-absent.since)
 			}
 		}
 	}
@@ -252,7 +251,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 	v.former = append(v.former, last)
 	p.view.Store(v)
 	for i, m := range v.members {
-		if i != v.self && p.known.forget(m.incarnation, math.MaxUint64) {
+		if i != v.self && p.known.joins(m.incarnation) {
 			p.differs.Store(int64(v.since)) // it may just have been told by that name
 		}
 	}
@@ -262,7 +261,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 	}
 	p.differing.Store(0)
 	for _, m := range old.members {
-		if i, ok := v.find(m.ID); !ok || v.members[i].incarnation != m.incarnation {
+		if m.incarnation != p.incarnation && !v.has(m) {
 			p.known.leaves(m, v.since)
 		}
 	}

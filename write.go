@@ -350,10 +350,16 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		v = now
 	}
 	g.journal.note(strings.Clone(c.key), e.version, g.cache.clock.now(), g.cache.peers.owns)
+	advance(&g.cache.peers.wrote, g.cache.clock.now())
 	g.noteWritten(c.key, e.version, false)
 	w := accepted{version: e.version, sum: sum, replicas: g.replicas(v, c.key), now: e, gone: c.ttl < 0, holders: g.leases.of(c.key, g.cache.clock.now())}
-	if w.all = g.cache.peers.tellAll(c.key, g.owners); w.all {
-		w.known, w.past = g.cache.peers.everybody()
+	p := &g.cache.peers
+	if w.all = p.tellAll(c.key, g.owners); !w.all {
+		advance(&p.toldFew, g.cache.clock.now())
+		w.all = p.tellAll(c.key, g.owners) // somebody may have been met just before that was noted
+	}
+	if w.all {
+		w.known, w.past = p.everybody()
 	}
 	return w
 }

@@ -86,7 +86,7 @@ func (x Write_Op) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Write_Op.Descriptor instead.
 func (Write_Op) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{26, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type Refused_Reason int32
@@ -159,7 +159,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{39, 0}
+	return file_shoal_proto_rawDescGZIP(), []int{40, 0}
 }
 
 type Request struct {
@@ -900,10 +900,11 @@ type Hello struct {
 	Uptime int64                  `protobuf:"varint,6,opt,name=uptime,proto3" json:"uptime,omitempty"` // since it started
 	Peers  []*Peer                `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`    // who may own keys by a view it has had lately, where the other side may not know them
 	// If it has owned keys lately by a view in which the other side was not: for how long it may have done so.
-	Acted         int64  `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`
-	Clock         uint64 `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`    // the time by which it gives versions, in units of 2^16 ns
-	Untold        bool   `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
-	Left          bool   `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
+	Acted         int64   `protobuf:"varint,8,opt,name=acted,proto3" json:"acted,omitempty"`
+	Clock         uint64  `protobuf:"varint,9,opt,name=clock,proto3" json:"clock,omitempty"`    // the time by which it gives versions, in units of 2^16 ns
+	Untold        bool    `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
+	Left          bool    `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
+	Behind        *Behind `protobuf:"bytes,12,opt,name=behind,proto3" json:"behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1015,6 +1016,67 @@ func (x *Hello) GetLeft() bool {
 	return false
 }
 
+func (x *Hello) GetBehind() *Behind {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+// Behind is who may have missed writes that the sender knows of. What they hold is not to be taken over until a later one of the
+// same sender does not name them.
+type Behind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            int64                  `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"` // on the sender's clock
+	Incarnations  []uint64               `protobuf:"fixed64,2,rep,packed,name=incarnations,proto3" json:"incarnations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Behind) Reset() {
+	*x = Behind{}
+	mi := &file_shoal_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Behind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Behind) ProtoMessage() {}
+
+func (x *Behind) ProtoReflect() protoreflect.Message {
+	mi := &file_shoal_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Behind.ProtoReflect.Descriptor instead.
+func (*Behind) Descriptor() ([]byte, []int) {
+	return file_shoal_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Behind) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Behind) GetIncarnations() []uint64 {
+	if x != nil {
+		return x.Incarnations
+	}
+	return nil
+}
+
 // A Group is a group that its process has.
 type Group struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1026,7 +1088,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_shoal_proto_msgTypes[5]
+	mi := &file_shoal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1100,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[5]
+	mi := &file_shoal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1113,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{5}
+	return file_shoal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Group) GetName() []byte {
@@ -1086,7 +1148,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_shoal_proto_msgTypes[6]
+	mi := &file_shoal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1160,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[6]
+	mi := &file_shoal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1173,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{6}
+	return file_shoal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Fetch) GetKey() []byte {
@@ -1188,7 +1250,7 @@ type FetchMany struct {
 
 func (x *FetchMany) Reset() {
 	*x = FetchMany{}
-	mi := &file_shoal_proto_msgTypes[7]
+	mi := &file_shoal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1262,7 @@ func (x *FetchMany) String() string {
 func (*FetchMany) ProtoMessage() {}
 
 func (x *FetchMany) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[7]
+	mi := &file_shoal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1275,7 @@ func (x *FetchMany) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchMany.ProtoReflect.Descriptor instead.
 func (*FetchMany) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{7}
+	return file_shoal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FetchMany) GetKeys() [][]byte {
@@ -1240,7 +1302,7 @@ type Loading struct {
 
 func (x *Loading) Reset() {
 	*x = Loading{}
-	mi := &file_shoal_proto_msgTypes[8]
+	mi := &file_shoal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1314,7 @@ func (x *Loading) String() string {
 func (*Loading) ProtoMessage() {}
 
 func (x *Loading) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[8]
+	mi := &file_shoal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1327,7 @@ func (x *Loading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loading.ProtoReflect.Descriptor instead.
 func (*Loading) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{8}
+	return file_shoal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Loading) GetLongest() int64 {
@@ -1292,7 +1354,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_shoal_proto_msgTypes[9]
+	mi := &file_shoal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1366,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[9]
+	mi := &file_shoal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1379,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{9}
+	return file_shoal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Value) GetValue() []byte {
@@ -1382,7 +1444,7 @@ type Same struct {
 
 func (x *Same) Reset() {
 	*x = Same{}
-	mi := &file_shoal_proto_msgTypes[10]
+	mi := &file_shoal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1456,7 @@ func (x *Same) String() string {
 func (*Same) ProtoMessage() {}
 
 func (x *Same) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[10]
+	mi := &file_shoal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1469,7 @@ func (x *Same) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Same.ProtoReflect.Descriptor instead.
 func (*Same) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{10}
+	return file_shoal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Same) GetTtl() int64 {
@@ -1449,7 +1511,7 @@ type NotFound struct {
 
 func (x *NotFound) Reset() {
 	*x = NotFound{}
-	mi := &file_shoal_proto_msgTypes[11]
+	mi := &file_shoal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1523,7 @@ func (x *NotFound) String() string {
 func (*NotFound) ProtoMessage() {}
 
 func (x *NotFound) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[11]
+	mi := &file_shoal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1536,7 @@ func (x *NotFound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotFound.ProtoReflect.Descriptor instead.
 func (*NotFound) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{11}
+	return file_shoal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NotFound) GetLease() int64 {
@@ -1500,7 +1562,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_shoal_proto_msgTypes[12]
+	mi := &file_shoal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1574,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[12]
+	mi := &file_shoal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1587,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{12}
+	return file_shoal_proto_rawDescGZIP(), []int{13}
 }
 
 // Apart says that the answer is too long for a stream. It can be had by a POST of its own.
@@ -1537,7 +1599,7 @@ type Apart struct {
 
 func (x *Apart) Reset() {
 	*x = Apart{}
-	mi := &file_shoal_proto_msgTypes[13]
+	mi := &file_shoal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1611,7 @@ func (x *Apart) String() string {
 func (*Apart) ProtoMessage() {}
 
 func (x *Apart) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[13]
+	mi := &file_shoal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1624,7 @@ func (x *Apart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Apart.ProtoReflect.Descriptor instead.
 func (*Apart) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{13}
+	return file_shoal_proto_rawDescGZIP(), []int{14}
 }
 
 // NotCached says that the key is not in memory, and that a load was not wanted.
@@ -1576,7 +1638,7 @@ type NotCached struct {
 
 func (x *NotCached) Reset() {
 	*x = NotCached{}
-	mi := &file_shoal_proto_msgTypes[14]
+	mi := &file_shoal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1650,7 @@ func (x *NotCached) String() string {
 func (*NotCached) ProtoMessage() {}
 
 func (x *NotCached) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[14]
+	mi := &file_shoal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1663,7 @@ func (x *NotCached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotCached.ProtoReflect.Descriptor instead.
 func (*NotCached) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{14}
+	return file_shoal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NotCached) GetHeld() bool {
@@ -1629,7 +1691,7 @@ type Peek struct {
 
 func (x *Peek) Reset() {
 	*x = Peek{}
-	mi := &file_shoal_proto_msgTypes[15]
+	mi := &file_shoal_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1703,7 @@ func (x *Peek) String() string {
 func (*Peek) ProtoMessage() {}
 
 func (x *Peek) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[15]
+	mi := &file_shoal_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1716,7 @@ func (x *Peek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peek.ProtoReflect.Descriptor instead.
 func (*Peek) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{15}
+	return file_shoal_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Peek) GetKey() []byte {
@@ -1684,7 +1746,7 @@ type Pull struct {
 
 func (x *Pull) Reset() {
 	*x = Pull{}
-	mi := &file_shoal_proto_msgTypes[16]
+	mi := &file_shoal_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1758,7 @@ func (x *Pull) String() string {
 func (*Pull) ProtoMessage() {}
 
 func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[16]
+	mi := &file_shoal_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1771,7 @@ func (x *Pull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pull.ProtoReflect.Descriptor instead.
 func (*Pull) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{16}
+	return file_shoal_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pull) GetCursor() uint64 {
@@ -1745,7 +1807,7 @@ type Pulled struct {
 
 func (x *Pulled) Reset() {
 	*x = Pulled{}
-	mi := &file_shoal_proto_msgTypes[17]
+	mi := &file_shoal_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1819,7 @@ func (x *Pulled) String() string {
 func (*Pulled) ProtoMessage() {}
 
 func (x *Pulled) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[17]
+	mi := &file_shoal_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1832,7 @@ func (x *Pulled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pulled.ProtoReflect.Descriptor instead.
 func (*Pulled) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{17}
+	return file_shoal_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Pulled) GetEntries() []*Entry {
@@ -1813,7 +1875,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_shoal_proto_msgTypes[18]
+	mi := &file_shoal_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1887,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[18]
+	mi := &file_shoal_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1900,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{18}
+	return file_shoal_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Entry) GetKey() []byte {
@@ -1873,7 +1935,7 @@ type Replicate struct {
 
 func (x *Replicate) Reset() {
 	*x = Replicate{}
-	mi := &file_shoal_proto_msgTypes[19]
+	mi := &file_shoal_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +1947,7 @@ func (x *Replicate) String() string {
 func (*Replicate) ProtoMessage() {}
 
 func (x *Replicate) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[19]
+	mi := &file_shoal_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +1960,7 @@ func (x *Replicate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicate.ProtoReflect.Descriptor instead.
 func (*Replicate) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{19}
+	return file_shoal_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Replicate) GetEntries() []*Entry {
@@ -1924,7 +1986,7 @@ type Replicated struct {
 
 func (x *Replicated) Reset() {
 	*x = Replicated{}
-	mi := &file_shoal_proto_msgTypes[20]
+	mi := &file_shoal_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +1998,7 @@ func (x *Replicated) String() string {
 func (*Replicated) ProtoMessage() {}
 
 func (x *Replicated) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[20]
+	mi := &file_shoal_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2011,7 @@ func (x *Replicated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicated.ProtoReflect.Descriptor instead.
 func (*Replicated) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{20}
+	return file_shoal_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Replicated) GetNewer() []uint64 {
@@ -1968,7 +2030,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_shoal_proto_msgTypes[21]
+	mi := &file_shoal_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2042,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[21]
+	mi := &file_shoal_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2055,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{21}
+	return file_shoal_proto_rawDescGZIP(), []int{22}
 }
 
 type Left struct {
@@ -2004,7 +2066,7 @@ type Left struct {
 
 func (x *Left) Reset() {
 	*x = Left{}
-	mi := &file_shoal_proto_msgTypes[22]
+	mi := &file_shoal_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2078,7 @@ func (x *Left) String() string {
 func (*Left) ProtoMessage() {}
 
 func (x *Left) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[22]
+	mi := &file_shoal_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2091,7 @@ func (x *Left) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Left.ProtoReflect.Descriptor instead.
 func (*Left) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{22}
+	return file_shoal_proto_rawDescGZIP(), []int{23}
 }
 
 // Failed is what has come of a getter that returned another error, or panicked.
@@ -2045,7 +2107,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_shoal_proto_msgTypes[23]
+	mi := &file_shoal_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2119,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[23]
+	mi := &file_shoal_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2132,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{23}
+	return file_shoal_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Failed) GetText() []byte {
@@ -2111,7 +2173,7 @@ type Items struct {
 
 func (x *Items) Reset() {
 	*x = Items{}
-	mi := &file_shoal_proto_msgTypes[24]
+	mi := &file_shoal_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2185,7 @@ func (x *Items) String() string {
 func (*Items) ProtoMessage() {}
 
 func (x *Items) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[24]
+	mi := &file_shoal_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2198,7 @@ func (x *Items) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Items.ProtoReflect.Descriptor instead.
 func (*Items) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{24}
+	return file_shoal_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Items) GetItems() []*Item {
@@ -2163,7 +2225,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_shoal_proto_msgTypes[25]
+	mi := &file_shoal_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2237,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[25]
+	mi := &file_shoal_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2250,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{25}
+	return file_shoal_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Item) GetIndex() uint32 {
@@ -2295,7 +2357,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_shoal_proto_msgTypes[26]
+	mi := &file_shoal_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2369,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[26]
+	mi := &file_shoal_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2382,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{26}
+	return file_shoal_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Write) GetOp() Write_Op {
@@ -2350,7 +2412,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_shoal_proto_msgTypes[27]
+	mi := &file_shoal_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2424,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[27]
+	mi := &file_shoal_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2437,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{27}
+	return file_shoal_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Change) GetKey() []byte {
@@ -2424,7 +2486,7 @@ type Written struct {
 
 func (x *Written) Reset() {
 	*x = Written{}
-	mi := &file_shoal_proto_msgTypes[28]
+	mi := &file_shoal_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2498,7 @@ func (x *Written) String() string {
 func (*Written) ProtoMessage() {}
 
 func (x *Written) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[28]
+	mi := &file_shoal_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2511,7 @@ func (x *Written) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Written.ProtoReflect.Descriptor instead.
 func (*Written) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{28}
+	return file_shoal_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Written) GetResults() []*Result {
@@ -2483,7 +2545,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_shoal_proto_msgTypes[29]
+	mi := &file_shoal_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2557,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[29]
+	mi := &file_shoal_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2570,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{29}
+	return file_shoal_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Result) GetVersion() uint64 {
@@ -2588,7 +2650,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_shoal_proto_msgTypes[30]
+	mi := &file_shoal_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2662,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[30]
+	mi := &file_shoal_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2675,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{30}
+	return file_shoal_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Peer) GetId() []byte {
@@ -2670,7 +2732,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_shoal_proto_msgTypes[31]
+	mi := &file_shoal_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2744,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[31]
+	mi := &file_shoal_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2757,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{31}
+	return file_shoal_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Holder) GetId() []byte {
@@ -2726,13 +2788,14 @@ type Drop struct {
 	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`      // whatever the group holds
 	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"`  // … of keys that the sender owns, if both have the same view
 	Purges        []*Past                `protobuf:"bytes,4,rep,name=purges,proto3" json:"purges,omitempty"` // whatever it held before these, if it has not gone through them all
+	Behind        *Behind                `protobuf:"bytes,5,opt,name=behind,proto3" json:"behind,omitempty"` // nil: nothing new
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_shoal_proto_msgTypes[32]
+	mi := &file_shoal_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2807,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[32]
+	mi := &file_shoal_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2820,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{32}
+	return file_shoal_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Drop) GetKeys() []*Dropping {
@@ -2788,6 +2851,13 @@ func (x *Drop) GetPurges() []*Past {
 	return nil
 }
 
+func (x *Drop) GetBehind() *Behind {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
 // A Past is a purge that the sender has gone through.
 type Past struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2799,7 +2869,7 @@ type Past struct {
 
 func (x *Past) Reset() {
 	*x = Past{}
-	mi := &file_shoal_proto_msgTypes[33]
+	mi := &file_shoal_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2881,7 @@ func (x *Past) String() string {
 func (*Past) ProtoMessage() {}
 
 func (x *Past) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[33]
+	mi := &file_shoal_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2894,7 @@ func (x *Past) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Past.ProtoReflect.Descriptor instead.
 func (*Past) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{33}
+	return file_shoal_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Past) GetGeneration() *Generation {
@@ -2852,7 +2922,7 @@ type Dropping struct {
 
 func (x *Dropping) Reset() {
 	*x = Dropping{}
-	mi := &file_shoal_proto_msgTypes[34]
+	mi := &file_shoal_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +2934,7 @@ func (x *Dropping) String() string {
 func (*Dropping) ProtoMessage() {}
 
 func (x *Dropping) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[34]
+	mi := &file_shoal_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +2947,7 @@ func (x *Dropping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropping.ProtoReflect.Descriptor instead.
 func (*Dropping) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{34}
+	return file_shoal_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Dropping) GetKey() []byte {
@@ -2911,7 +2981,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_shoal_proto_msgTypes[35]
+	mi := &file_shoal_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +2993,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[35]
+	mi := &file_shoal_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3006,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{35}
+	return file_shoal_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Dropped) GetKeys() []*Holders {
@@ -2955,7 +3025,7 @@ type Holders struct {
 
 func (x *Holders) Reset() {
 	*x = Holders{}
-	mi := &file_shoal_proto_msgTypes[36]
+	mi := &file_shoal_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2967,7 +3037,7 @@ func (x *Holders) String() string {
 func (*Holders) ProtoMessage() {}
 
 func (x *Holders) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[36]
+	mi := &file_shoal_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2980,7 +3050,7 @@ func (x *Holders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holders.ProtoReflect.Descriptor instead.
 func (*Holders) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{36}
+	return file_shoal_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Holders) GetHolders() []*Holder {
@@ -2999,7 +3069,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_shoal_proto_msgTypes[37]
+	mi := &file_shoal_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3081,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[37]
+	mi := &file_shoal_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3094,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{37}
+	return file_shoal_proto_rawDescGZIP(), []int{38}
 }
 
 type Purged struct {
@@ -3037,7 +3107,7 @@ type Purged struct {
 
 func (x *Purged) Reset() {
 	*x = Purged{}
-	mi := &file_shoal_proto_msgTypes[38]
+	mi := &file_shoal_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3119,7 @@ func (x *Purged) String() string {
 func (*Purged) ProtoMessage() {}
 
 func (x *Purged) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[38]
+	mi := &file_shoal_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3132,7 @@ func (x *Purged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purged.ProtoReflect.Descriptor instead.
 func (*Purged) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{38}
+	return file_shoal_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Purged) GetBehind() bool {
@@ -3092,7 +3162,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_shoal_proto_msgTypes[39]
+	mi := &file_shoal_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3174,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[39]
+	mi := &file_shoal_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3187,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{39}
+	return file_shoal_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -3159,7 +3229,7 @@ type GroupcacheGetResponse struct {
 
 func (x *GroupcacheGetResponse) Reset() {
 	*x = GroupcacheGetResponse{}
-	mi := &file_shoal_proto_msgTypes[40]
+	mi := &file_shoal_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3241,7 @@ func (x *GroupcacheGetResponse) String() string {
 func (*GroupcacheGetResponse) ProtoMessage() {}
 
 func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shoal_proto_msgTypes[40]
+	mi := &file_shoal_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3254,7 @@ func (x *GroupcacheGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupcacheGetResponse.ProtoReflect.Descriptor instead.
 func (*GroupcacheGetResponse) Descriptor() ([]byte, []int) {
-	return file_shoal_proto_rawDescGZIP(), []int{40}
+	return file_shoal_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GroupcacheGetResponse) GetValue() []byte {
@@ -3264,7 +3334,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"\x9a\x02\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\xc4\x02\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
@@ -3277,7 +3347,11 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05clock\x18\t \x01(\x04R\x05clock\x12\x16\n" +
 	"\x06untold\x18\n" +
 	" \x01(\bR\x06untold\x12\x12\n" +
-	"\x04left\x18\v \x01(\bR\x04left\"Q\n" +
+	"\x04left\x18\v \x01(\bR\x04left\x12(\n" +
+	"\x06behind\x18\f \x01(\v2\x10.shoal.v1.BehindR\x06behind\"<\n" +
+	"\x06Behind\x12\x0e\n" +
+	"\x02at\x18\x01 \x01(\x03R\x02at\x12\"\n" +
+	"\fincarnations\x18\x02 \x03(\x06R\fincarnations\"Q\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x124\n" +
 	"\n" +
@@ -3397,12 +3471,13 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06Holder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x1c\n" +
-	"\tremaining\x18\x03 \x01(\x03R\tremaining\"~\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\"\xa8\x01\n" +
 	"\x04Drop\x12&\n" +
 	"\x04keys\x18\x01 \x03(\v2\x12.shoal.v1.DroppingR\x04keys\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x14\n" +
 	"\x05owned\x18\x03 \x01(\bR\x05owned\x12&\n" +
-	"\x06purges\x18\x04 \x03(\v2\x0e.shoal.v1.PastR\x06purges\"N\n" +
+	"\x06purges\x18\x04 \x03(\v2\x0e.shoal.v1.PastR\x06purges\x12(\n" +
+	"\x06behind\x18\x05 \x01(\v2\x10.shoal.v1.BehindR\x06behind\"N\n" +
 	"\x04Past\x124\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x14.shoal.v1.GenerationR\n" +
@@ -3461,7 +3536,7 @@ func file_shoal_proto_rawDescGZIP() []byte {
 }
 
 var file_shoal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_shoal_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_shoal_proto_goTypes = []any{
 	(Write_Op)(0),                 // 0: shoal.v1.Write.Op
 	(Refused_Reason)(0),           // 1: shoal.v1.Refused.Reason
@@ -3470,109 +3545,112 @@ var file_shoal_proto_goTypes = []any{
 	(*Sender)(nil),                // 4: shoal.v1.Sender
 	(*Generation)(nil),            // 5: shoal.v1.Generation
 	(*Hello)(nil),                 // 6: shoal.v1.Hello
-	(*Group)(nil),                 // 7: shoal.v1.Group
-	(*Fetch)(nil),                 // 8: shoal.v1.Fetch
-	(*FetchMany)(nil),             // 9: shoal.v1.FetchMany
-	(*Loading)(nil),               // 10: shoal.v1.Loading
-	(*Value)(nil),                 // 11: shoal.v1.Value
-	(*Same)(nil),                  // 12: shoal.v1.Same
-	(*NotFound)(nil),              // 13: shoal.v1.NotFound
-	(*Cancel)(nil),                // 14: shoal.v1.Cancel
-	(*Apart)(nil),                 // 15: shoal.v1.Apart
-	(*NotCached)(nil),             // 16: shoal.v1.NotCached
-	(*Peek)(nil),                  // 17: shoal.v1.Peek
-	(*Pull)(nil),                  // 18: shoal.v1.Pull
-	(*Pulled)(nil),                // 19: shoal.v1.Pulled
-	(*Entry)(nil),                 // 20: shoal.v1.Entry
-	(*Replicate)(nil),             // 21: shoal.v1.Replicate
-	(*Replicated)(nil),            // 22: shoal.v1.Replicated
-	(*Leave)(nil),                 // 23: shoal.v1.Leave
-	(*Left)(nil),                  // 24: shoal.v1.Left
-	(*Failed)(nil),                // 25: shoal.v1.Failed
-	(*Items)(nil),                 // 26: shoal.v1.Items
-	(*Item)(nil),                  // 27: shoal.v1.Item
-	(*Write)(nil),                 // 28: shoal.v1.Write
-	(*Change)(nil),                // 29: shoal.v1.Change
-	(*Written)(nil),               // 30: shoal.v1.Written
-	(*Result)(nil),                // 31: shoal.v1.Result
-	(*Peer)(nil),                  // 32: shoal.v1.Peer
-	(*Holder)(nil),                // 33: shoal.v1.Holder
-	(*Drop)(nil),                  // 34: shoal.v1.Drop
-	(*Past)(nil),                  // 35: shoal.v1.Past
-	(*Dropping)(nil),              // 36: shoal.v1.Dropping
-	(*Dropped)(nil),               // 37: shoal.v1.Dropped
-	(*Holders)(nil),               // 38: shoal.v1.Holders
-	(*Purge)(nil),                 // 39: shoal.v1.Purge
-	(*Purged)(nil),                // 40: shoal.v1.Purged
-	(*Refused)(nil),               // 41: shoal.v1.Refused
-	(*GroupcacheGetResponse)(nil), // 42: shoal.v1.GroupcacheGetResponse
+	(*Behind)(nil),                // 7: shoal.v1.Behind
+	(*Group)(nil),                 // 8: shoal.v1.Group
+	(*Fetch)(nil),                 // 9: shoal.v1.Fetch
+	(*FetchMany)(nil),             // 10: shoal.v1.FetchMany
+	(*Loading)(nil),               // 11: shoal.v1.Loading
+	(*Value)(nil),                 // 12: shoal.v1.Value
+	(*Same)(nil),                  // 13: shoal.v1.Same
+	(*NotFound)(nil),              // 14: shoal.v1.NotFound
+	(*Cancel)(nil),                // 15: shoal.v1.Cancel
+	(*Apart)(nil),                 // 16: shoal.v1.Apart
+	(*NotCached)(nil),             // 17: shoal.v1.NotCached
+	(*Peek)(nil),                  // 18: shoal.v1.Peek
+	(*Pull)(nil),                  // 19: shoal.v1.Pull
+	(*Pulled)(nil),                // 20: shoal.v1.Pulled
+	(*Entry)(nil),                 // 21: shoal.v1.Entry
+	(*Replicate)(nil),             // 22: shoal.v1.Replicate
+	(*Replicated)(nil),            // 23: shoal.v1.Replicated
+	(*Leave)(nil),                 // 24: shoal.v1.Leave
+	(*Left)(nil),                  // 25: shoal.v1.Left
+	(*Failed)(nil),                // 26: shoal.v1.Failed
+	(*Items)(nil),                 // 27: shoal.v1.Items
+	(*Item)(nil),                  // 28: shoal.v1.Item
+	(*Write)(nil),                 // 29: shoal.v1.Write
+	(*Change)(nil),                // 30: shoal.v1.Change
+	(*Written)(nil),               // 31: shoal.v1.Written
+	(*Result)(nil),                // 32: shoal.v1.Result
+	(*Peer)(nil),                  // 33: shoal.v1.Peer
+	(*Holder)(nil),                // 34: shoal.v1.Holder
+	(*Drop)(nil),                  // 35: shoal.v1.Drop
+	(*Past)(nil),                  // 36: shoal.v1.Past
+	(*Dropping)(nil),              // 37: shoal.v1.Dropping
+	(*Dropped)(nil),               // 38: shoal.v1.Dropped
+	(*Holders)(nil),               // 39: shoal.v1.Holders
+	(*Purge)(nil),                 // 40: shoal.v1.Purge
+	(*Purged)(nil),                // 41: shoal.v1.Purged
+	(*Refused)(nil),               // 42: shoal.v1.Refused
+	(*GroupcacheGetResponse)(nil), // 43: shoal.v1.GroupcacheGetResponse
 }
 var file_shoal_proto_depIdxs = []int32{
 	4,  // 0: shoal.v1.Request.sender:type_name -> shoal.v1.Sender
 	5,  // 1: shoal.v1.Request.generation:type_name -> shoal.v1.Generation
 	6,  // 2: shoal.v1.Request.hello:type_name -> shoal.v1.Hello
-	8,  // 3: shoal.v1.Request.fetch:type_name -> shoal.v1.Fetch
-	9,  // 4: shoal.v1.Request.fetch_many:type_name -> shoal.v1.FetchMany
-	28, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
-	34, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
-	39, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
-	14, // 8: shoal.v1.Request.cancel:type_name -> shoal.v1.Cancel
-	17, // 9: shoal.v1.Request.peek:type_name -> shoal.v1.Peek
-	18, // 10: shoal.v1.Request.pull:type_name -> shoal.v1.Pull
-	21, // 11: shoal.v1.Request.replicate:type_name -> shoal.v1.Replicate
-	23, // 12: shoal.v1.Request.leave:type_name -> shoal.v1.Leave
+	9,  // 3: shoal.v1.Request.fetch:type_name -> shoal.v1.Fetch
+	10, // 4: shoal.v1.Request.fetch_many:type_name -> shoal.v1.FetchMany
+	29, // 5: shoal.v1.Request.write:type_name -> shoal.v1.Write
+	35, // 6: shoal.v1.Request.drop:type_name -> shoal.v1.Drop
+	40, // 7: shoal.v1.Request.purge:type_name -> shoal.v1.Purge
+	15, // 8: shoal.v1.Request.cancel:type_name -> shoal.v1.Cancel
+	18, // 9: shoal.v1.Request.peek:type_name -> shoal.v1.Peek
+	19, // 10: shoal.v1.Request.pull:type_name -> shoal.v1.Pull
+	22, // 11: shoal.v1.Request.replicate:type_name -> shoal.v1.Replicate
+	24, // 12: shoal.v1.Request.leave:type_name -> shoal.v1.Leave
 	4,  // 13: shoal.v1.Reply.sender:type_name -> shoal.v1.Sender
 	5,  // 14: shoal.v1.Reply.generation:type_name -> shoal.v1.Generation
 	6,  // 15: shoal.v1.Reply.hello:type_name -> shoal.v1.Hello
-	10, // 16: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
-	11, // 17: shoal.v1.Reply.value:type_name -> shoal.v1.Value
-	12, // 18: shoal.v1.Reply.same:type_name -> shoal.v1.Same
-	13, // 19: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
-	16, // 20: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
-	25, // 21: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
-	41, // 22: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
-	26, // 23: shoal.v1.Reply.items:type_name -> shoal.v1.Items
-	30, // 24: shoal.v1.Reply.written:type_name -> shoal.v1.Written
-	37, // 25: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
-	40, // 26: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
-	15, // 27: shoal.v1.Reply.apart:type_name -> shoal.v1.Apart
-	19, // 28: shoal.v1.Reply.pulled:type_name -> shoal.v1.Pulled
-	22, // 29: shoal.v1.Reply.replicated:type_name -> shoal.v1.Replicated
-	24, // 30: shoal.v1.Reply.left:type_name -> shoal.v1.Left
-	7,  // 31: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
-	32, // 32: shoal.v1.Hello.peers:type_name -> shoal.v1.Peer
-	5,  // 33: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
-	32, // 34: shoal.v1.Pull.members:type_name -> shoal.v1.Peer
-	20, // 35: shoal.v1.Pulled.entries:type_name -> shoal.v1.Entry
-	11, // 36: shoal.v1.Entry.value:type_name -> shoal.v1.Value
-	20, // 37: shoal.v1.Replicate.entries:type_name -> shoal.v1.Entry
-	27, // 38: shoal.v1.Items.items:type_name -> shoal.v1.Item
-	11, // 39: shoal.v1.Item.value:type_name -> shoal.v1.Value
-	13, // 40: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
-	25, // 41: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
-	41, // 42: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
-	15, // 43: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
-	0,  // 44: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
-	29, // 45: shoal.v1.Write.changes:type_name -> shoal.v1.Change
-	31, // 46: shoal.v1.Written.results:type_name -> shoal.v1.Result
-	32, // 47: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
-	33, // 48: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
-	25, // 49: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
-	41, // 50: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
-	32, // 51: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
-	11, // 52: shoal.v1.Result.now:type_name -> shoal.v1.Value
-	36, // 53: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
-	35, // 54: shoal.v1.Drop.purges:type_name -> shoal.v1.Past
-	5,  // 55: shoal.v1.Past.generation:type_name -> shoal.v1.Generation
-	38, // 56: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
-	33, // 57: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
-	32, // 58: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
-	1,  // 59: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	11, // 16: shoal.v1.Reply.loading:type_name -> shoal.v1.Loading
+	12, // 17: shoal.v1.Reply.value:type_name -> shoal.v1.Value
+	13, // 18: shoal.v1.Reply.same:type_name -> shoal.v1.Same
+	14, // 19: shoal.v1.Reply.not_found:type_name -> shoal.v1.NotFound
+	17, // 20: shoal.v1.Reply.not_cached:type_name -> shoal.v1.NotCached
+	26, // 21: shoal.v1.Reply.failed:type_name -> shoal.v1.Failed
+	42, // 22: shoal.v1.Reply.refused:type_name -> shoal.v1.Refused
+	27, // 23: shoal.v1.Reply.items:type_name -> shoal.v1.Items
+	31, // 24: shoal.v1.Reply.written:type_name -> shoal.v1.Written
+	38, // 25: shoal.v1.Reply.dropped:type_name -> shoal.v1.Dropped
+	41, // 26: shoal.v1.Reply.purged:type_name -> shoal.v1.Purged
+	16, // 27: shoal.v1.Reply.apart:type_name -> shoal.v1.Apart
+	20, // 28: shoal.v1.Reply.pulled:type_name -> shoal.v1.Pulled
+	23, // 29: shoal.v1.Reply.replicated:type_name -> shoal.v1.Replicated
+	25, // 30: shoal.v1.Reply.left:type_name -> shoal.v1.Left
+	8,  // 31: shoal.v1.Hello.groups:type_name -> shoal.v1.Group
+	33, // 32: shoal.v1.Hello.peers:type_name -> shoal.v1.Peer
+	7,  // 33: shoal.v1.Hello.behind:type_name -> shoal.v1.Behind
+	5,  // 34: shoal.v1.Group.generation:type_name -> shoal.v1.Generation
+	33, // 35: shoal.v1.Pull.members:type_name -> shoal.v1.Peer
+	21, // 36: shoal.v1.Pulled.entries:type_name -> shoal.v1.Entry
+	12, // 37: shoal.v1.Entry.value:type_name -> shoal.v1.Value
+	21, // 38: shoal.v1.Replicate.entries:type_name -> shoal.v1.Entry
+	28, // 39: shoal.v1.Items.items:type_name -> shoal.v1.Item
+	12, // 40: shoal.v1.Item.value:type_name -> shoal.v1.Value
+	14, // 41: shoal.v1.Item.not_found:type_name -> shoal.v1.NotFound
+	26, // 42: shoal.v1.Item.failed:type_name -> shoal.v1.Failed
+	42, // 43: shoal.v1.Item.refused:type_name -> shoal.v1.Refused
+	16, // 44: shoal.v1.Item.apart:type_name -> shoal.v1.Apart
+	0,  // 45: shoal.v1.Write.op:type_name -> shoal.v1.Write.Op
+	30, // 46: shoal.v1.Write.changes:type_name -> shoal.v1.Change
+	32, // 47: shoal.v1.Written.results:type_name -> shoal.v1.Result
+	33, // 48: shoal.v1.Written.peers:type_name -> shoal.v1.Peer
+	34, // 49: shoal.v1.Result.holders:type_name -> shoal.v1.Holder
+	26, // 50: shoal.v1.Result.failed:type_name -> shoal.v1.Failed
+	42, // 51: shoal.v1.Result.refused:type_name -> shoal.v1.Refused
+	33, // 52: shoal.v1.Result.replicas:type_name -> shoal.v1.Peer
+	12, // 53: shoal.v1.Result.now:type_name -> shoal.v1.Value
+	37, // 54: shoal.v1.Drop.keys:type_name -> shoal.v1.Dropping
+	36, // 55: shoal.v1.Drop.purges:type_name -> shoal.v1.Past
+	7,  // 56: shoal.v1.Drop.behind:type_name -> shoal.v1.Behind
+	5,  // 57: shoal.v1.Past.generation:type_name -> shoal.v1.Generation
+	39, // 58: shoal.v1.Dropped.keys:type_name -> shoal.v1.Holders
+	34, // 59: shoal.v1.Holders.holders:type_name -> shoal.v1.Holder
+	33, // 60: shoal.v1.Purged.peers:type_name -> shoal.v1.Peer
+	1,  // 61: shoal.v1.Refused.reason:type_name -> shoal.v1.Refused.Reason
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_shoal_proto_init() }
@@ -3611,21 +3689,21 @@ func file_shoal_proto_init() {
 		(*Reply_Replicated)(nil),
 		(*Reply_Left)(nil),
 	}
-	file_shoal_proto_msgTypes[25].OneofWrappers = []any{
+	file_shoal_proto_msgTypes[26].OneofWrappers = []any{
 		(*Item_Value)(nil),
 		(*Item_NotFound)(nil),
 		(*Item_Failed)(nil),
 		(*Item_Refused)(nil),
 		(*Item_Apart)(nil),
 	}
-	file_shoal_proto_msgTypes[40].OneofWrappers = []any{}
+	file_shoal_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shoal_proto_rawDesc), len(file_shoal_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
