@@ -123,17 +123,23 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 	}
 	var unanswered error
 	var gone uint64 // the version of the last write of which those know who do not have it
-	answered := g.getter != nil
-	for i, before := range v.predecessors(former, f.Key(), g.owners, g.getter == nil) {
+	answered, isOpen := g.getter != nil, false
+	all := v.predecessors(former, f.Key(), g.owners, g.getter == nil)
+	keepers := min(g.owners, len(all))
+	if elsewhere { // maybe where others see the owner, who took the write
+		all = append(all, p.known.strangers(now)...)
+		all = all[:min(len(all), 2*mostPeeksForGood)]
+	}
+	for i, before := range all {
 		g.counts.peeks.Add(1)
 		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
 		if err == nil && e.err == nil && p.isStillSaidToBeBehind(ctx, before) {
-			unanswered, gone = errBehind, max(gone, e.version) // nor anything older than that
+			unanswered, isOpen, gone = errBehind, true, max(gone, e.version) // nor anything older than that
 			continue
 		}
-		if i < g.owners { // it is one of those who kept it
+		if i < keepers { // it is one of those who kept it
 			answered = answered || err == nil
-			if err != nil && unanswered != errBehind && !holdsNothing(err) && v.has(before) {
+			if err != nil && !isOpen && !holdsNothing(err) && v.has(before) {
 				unanswered = err
 			}
 		}
@@ -162,7 +168,7 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 			return result, true, nil
 		}
 	}
-	if !answered && unanswered != nil || g.getter == nil && unanswered == errBehind {
+	if unanswered != nil && (!answered || isOpen && g.getter == nil) {
 		return found{}, false, fmt.Errorf("whether it is still where it was: %w", unanswered)
 	}
 	if g.getter == nil && last.elsewhere {
