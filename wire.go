@@ -260,7 +260,7 @@ func (w *wire) lookAfter() {
 	if w.err != nil {
 		return
 	}
-	gaveUp := false
+	gaveUp, gaveUpWrite := false, false
 	for i := range w.slots {
 		k := w.slots[i].call
 		if k == nil {
@@ -279,6 +279,7 @@ func (w *wire) lookAfter() {
 			continue
 		}
 		gaveUp = gaveUp || k.patience >= patience
+		gaveUpWrite = gaveUpWrite || k.req.GetWrite() != nil
 		w.freeLocked(k)
 		w.cancelLocked(k)
 		if err := fmt.Errorf("nothing has come from there for %v", k.patience); k.patience < patience {
@@ -291,6 +292,8 @@ func (w *wire) lookAfter() {
 	// Where nothing has come since somebody left without an answer, nothing may come to the next either.
 	silent := (gaveUp || w.leftAt > heard) && max(heard, w.leftAt)+patience <= now
 	switch idle := w.inFlight.Load() == 0; {
+	case w.stream && silent && gaveUpWrite: // or it would be done when the link is back, though its error has been returned
+		go w.fail(errEnded)
 	case w.stream && silent: // nobody else is to wait for it
 		go w.retire()
 	case w.stream && idle && now-heard >= idleStream, !w.stream && idle && w.begun:
