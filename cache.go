@@ -174,13 +174,13 @@ func (opts *Options) withDefaults() (o Options, err error) {
 	return o, err
 }
 
-// Ready waits, when the groups have been made and peers can reach this process, until discovery has answered, if only that nobody is there, every peer it named has been greeted or
-// found unreachable, and what must be fetched from former owners has been: all, where there is a group without a getter, or
-// with several Owners. Peers that were not reached are asked again in the background, so a Cache may be Ready and see
-// nobody: look at Peers where a number is expected. Before it is Ready, Get waits for the first peers to answer, three times
-// PeerTimeout at most, and then takes this process for the owner of what no known peer owns. Ready fails when ctx ends
-// first, after Shutdown, and when discovery has listed something that is not an address, in which case the others are
-// peers all the same.
+// Ready waits until discovery has answered, if only that nobody is there, every peer it named has been greeted or found
+// unreachable, and what must be fetched from former owners has been: all, where there is a group without a getter, or with several
+// Owners. Make the groups, and listen, before: peers greet this process as well. Peers that were not reached are asked again in
+// the background, so a Cache may be Ready and see nobody: look at Peers where a number is expected. Before it is Ready, Get waits
+// for the first peers to answer, three times PeerTimeout at most, and then takes this process for the owner of what no known peer
+// owns. Ready fails when ctx ends first, after Shutdown, and when discovery has listed something that is not an address, in which
+// case the others are peers all the same.
 func (c *Cache) Ready(ctx context.Context) error {
 	mustTakeOver := func() bool {
 		return slices.ContainsFunc(c.allGroups(), (*group).mustKeep)

@@ -25,9 +25,9 @@
 // Every process that is alive and has a base URL, [shoal.Options].Self, is on every process's list. One without is the
 // others' client: it gossips, and so knows them, and owns nothing. Who leaves is taken from the lists within a second or
 // two; Cache.Shutdown takes as long for it, and never more than three. Who falls silent is, when others have tried for
-// some seconds to reach it, also through each other: about six in a small fleet, and more in a large one (until then writes of
-// its keys fail). A process that comes back, at whatever address, under the ID of one
-// that is still listed, is listed at once: no name is ever taken.
+// some seconds to reach it, also through each other: about six in a small fleet, and more in a large one (until then writes
+// of its keys fail). A process that comes back, at whatever address, under the ID of one that is still listed, is listed at
+// once: no name is ever taken.
 //
 // # Seeds
 //
