@@ -454,8 +454,8 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
 		g.counts.fetches.Add(1)
-		q.lease, q.have = false, 0
-		f, err = g.cache.fetch(ctx, flight, other.owner, g, key, q, entry{})
+		owner, q.lease, q.have = other.owner, false, 0
+		f, err = g.cache.fetch(ctx, flight, owner, g, key, q, entry{})
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
 		copy.fresh = f.asked + min(f.lease, maxLease) // the owner counts from later
@@ -466,7 +466,7 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 	}
 	// Who has waited for a load that fell silent is not sent to another who would load.
 	if g.hasNext(err) && !q.cachedOnly && g.cache.clock.now()-asked <= 2*g.cache.opts.PeerTimeout {
-		return g.askNext(ctx, flight, key, q, err)
+		return g.askNext(ctx, flight, owner, key, q, err)
 	}
 	return f, err
 }

@@ -16,10 +16,10 @@ import (
 )
 
 // askNext asks the next owner of a key whose owner could not be reached, which is what failed says.
-func (g *group) askNext(ctx context.Context, flight *fetchFlight, key string, q question, failed error) (found, error) {
+func (g *group) askNext(ctx context.Context, flight *fetchFlight, owner *peer, key string, q question, failed error) (found, error) {
 	v := g.cache.peers.view.Load()
 	q.standIn, q.lease, q.have = true, false, 0
-	for _, i := range v.standIns(key, g.owners) {
+	for _, i := range v.standIns(owner, key, g.owners) {
 		if i == v.self || ctx.Err() != nil {
 			if f, ok := g.replica(v, key, q.want); ok {
 				return f, nil
@@ -106,16 +106,16 @@ func (g *group) replica(v *view, key string, w want) (found, bool) {
 	return found{entry: e}, ok && e.err == nil && !e.isStale(now) && w.takes(&e, now, now)
 }
 
-// standIns returns who is asked in place of the owner of key, one after the other: its replicas, and the next owner.
-func (v *view) standIns(key string, n int) []int {
-	if len(v.members) < 2 {
-		return nil
+// standIns returns who is asked in place of that owner of key, one after the other: its replicas, and the next owner. If others
+// see that owner, and v does not any more, then the owner by v is one that still takes itself for a replica, or the next.
+func (v *view) standIns(owner *peer, key string, n int) []int {
+	some := v.keepers(key, n)
+	for _, i := range v.ring(key, 2) {
+		if !slices.Contains(some, i) {
+			some = append(some, i)
+		}
 	}
-	some := v.keepers(key, n)[1:]
-	if next := v.ring(key, 2)[1]; !slices.Contains(some, next) {
-		some = append(some, next)
-	}
-	return some
+	return slices.DeleteFunc(some, func(i int) bool { return v.members[i].ID == owner.ID })
 }
 
 // standsIn are the keys that a process holds in place of owners that it could not reach either: for as long as a lease at least,

@@ -3,10 +3,13 @@ package shoal_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/shoalcache/shoal"
 )
 
 // The owner dies: for each time of a lease, the next owner loads each key once, however many ask.
@@ -54,6 +57,55 @@ func TestStandInLoadsOnceForTheFleet(t *testing.T) {
 			t.Errorf("%d loads, want at most one more of each key at its new owner", n)
 		}
 	})
+}
+
+// … also while one after the other drops it from its list: who does so first asks the next owner, who still sees the dead one.
+func TestStandInLoadsOnceWhileListsDropTheOwner(t *testing.T) {
+	for name, opts := range map[string]*shoal.GroupOptions[string]{"one owner": nil, "two owners": {Owners: 2}} {
+		for _, order := range [][]int{{1, 2, 3}, {3, 2, 1}} {
+			t.Run(fmt.Sprint(name, order), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFleet(t, 4, nil, upper, opts)
+					keys := allOwnedBy(f.Cluster, 0, 20)
+					f.calm(t)
+					for _, key := range keys {
+						want(t, f, 0, key, strings.ToUpper(key))
+					}
+					time.Sleep(time.Second) // the replicas are given it
+					f.loads.Store(0)
+					f.Kill(0)
+					ask := func() {
+						for _, g := range f.groups[1:] {
+							all, err := g.GetMany(t.Context(), keys[:len(keys)/2])
+							if must(t, err); len(all) != len(keys)/2 {
+								t.Errorf("%d values of %d", len(all), len(keys)/2)
+							}
+							for _, key := range keys {
+								if _, err := g.Get(t.Context(), key); err != nil {
+									t.Error(err)
+								}
+							}
+						}
+					}
+					ask()
+					for _, i := range order {
+						f.See(i, 1, 2, 3)
+						for range 3 {
+							time.Sleep(100 * time.Millisecond)
+							ask()
+						}
+					}
+					most := int64(2 * len(keys)) // by the next owner, in its place and as the owner
+					if opts != nil {
+						most = 0
+					}
+					if n := f.loads.Load(); n > most {
+						t.Errorf("%d loads of %d keys, want at most %d", n, len(keys), most)
+					}
+				})
+			})
+		}
+	}
 }
 
 // History 13: the copies of a stand-in end with the first word of the owner.
