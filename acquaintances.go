@@ -69,6 +69,24 @@ func (p *peers) named(id, addr []byte) *peer {
 	return &peer{Peer: Peer{ID: string(id), Addr: string(addr)}, counts: new(peerCounts)}
 }
 
+// lately returns the stranger, or the member until a while ago, of that incarnation, or else as, which somebody has named so: whether
+// it answers is known.
+func (p *peers) lately(incarnation uint64, as *peer) *peer {
+	v, now := p.view.Load(), p.clock.now()
+	if incarnation == 0 || v.has(as) {
+		return as
+	}
+	if s := p.known.at(incarnation); s != nil {
+		return s
+	}
+	for m := range v.formerMembers(now, p.window) {
+		if m.incarnation == incarnation {
+			return m
+		}
+	}
+	return as
+}
+
 // allNamed returns those whom another process has named: whom it must tell of a write, and whom it may.
 func (p *peers) allNamed(all []*shoalpb.Peer) (must, may []*peer) {
 	for _, m := range all {
@@ -258,6 +276,16 @@ func (a *acquaintances) at(incarnation uint64) *peer {
 		return s.peer
 	}
 	return nil
+}
+
+// heard returns when the stranger of that incarnation was heard of last.
+func (a *acquaintances) heard(incarnation uint64) (then time.Duration, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.byIncarnation[incarnation]; s != nil {
+		return s.heard, true
+	}
+	return 0, false
 }
 
 // stranger is at, for what has just come from there.

@@ -180,7 +180,7 @@ func (a *answering) notFound(f found) *shoalpb.NotFound {
 func (e *notOwner) message() *shoalpb.Refused {
 	r := &shoalpb.Refused{Reason: shoalpb.Refused_NOT_OWNER, Text: []byte(e.Error())}
 	if e.owner != nil {
-		r.OwnerId, r.OwnerAddr = []byte(e.owner.ID), []byte(e.owner.Addr)
+		r.OwnerId, r.OwnerAddr, r.OwnerIncarnation = []byte(e.owner.ID), []byte(e.owner.Addr), e.owner.incarnation
 	}
 	return r
 }

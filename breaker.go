@@ -85,6 +85,11 @@ func (b *breaker) heard(clock *clock, answer bool) (closed bool) {
 	return b.open.Swap(false)
 }
 
+// unattended takes note that the process is not a member any more, and so is not greeted.
+func (b *breaker) unattended(now time.Duration) {
+	b.until.Store(min(b.until.Load(), int64(now+strangerRest)))
+}
+
 // reset closes the breaker, as another process is there now.
 func (b *breaker) reset() {
 	b.strikes.Store(0)

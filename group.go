@@ -454,8 +454,11 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 	if other, ok := errors.AsType[*notOwner](err); ok && other.owner != nil && other.owner.ID != g.cache.peers.self.ID {
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
 		g.counts.fetches.Add(1)
-		owner, q.lease, q.have = other.owner, false, 0
-		f, err = g.cache.fetch(ctx, flight, owner, g, key, q, entry{})
+		q.lease, q.have = false, 0
+		f, err = g.cache.fetch(ctx, flight, other.owner, g, key, q, entry{})
+		if _, again := errors.AsType[*notOwner](err); !again {
+			owner = other.owner
+		}
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry
 		copy.fresh = f.asked + min(f.lease, maxLease) // the owner counts from later

@@ -137,7 +137,7 @@ func (c *Cache) refusal(r *shoalpb.Refused) error {
 	if err != nil {
 		return &notOwner{}
 	}
-	return &notOwner{c.peers.named(r.OwnerId, []byte(addr))}
+	return &notOwner{c.peers.lately(r.OwnerIncarnation, c.peers.named(r.OwnerId, []byte(addr)))}
 }
 
 // ServeHTTP answers peers. Mount it at /_shoal/, below the path of Self if that has one; mounted at /_groupcache/

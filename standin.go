@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// askNext asks the next owner of a key whose owner could not be reached, which is what failed says.
+// askNext asks the next owner of a key whose owner could not be reached, or does not take itself for the owner, which is what failed
+// says.
 func (g *group) askNext(ctx context.Context, flight *fetchFlight, owner *peer, key string, q question, failed error) (found, error) {
 	v := g.cache.peers.view.Load()
 	q.standIn, q.lease, q.have = true, false, 0
@@ -106,10 +107,10 @@ func (g *group) replica(v *view, key string, w want) (found, bool) {
 	return found{entry: e}, ok && e.err == nil && !e.isStale(now) && w.takes(&e, now, now)
 }
 
-// standIns returns who is asked in place of that owner of key, one after the other: its replicas, and the next owner. If others
-// see that owner, and v does not any more, then the owner by v is one that still takes itself for a replica, or the next.
+// standIns returns who is asked in place of that owner of key, one after the other: its replicas, and the next owner. If it is the
+// owner only by the views of others, then the owner by v may take itself for a replica, or the next.
 func (v *view) standIns(owner *peer, key string, n int) []int {
-	some := v.keepers(key, n)
+	some := slices.Clone(v.keepers(key, n))
 	for _, i := range v.ring(key, 2) {
 		if !slices.Contains(some, i) {
 			some = append(some, i)

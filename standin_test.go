@@ -108,6 +108,31 @@ func TestStandInLoadsOnceWhileListsDropTheOwner(t *testing.T) {
 	}
 }
 
+// … also if it is silent: who has dropped it from its list knows that it is, and does not wait for it again and again.
+func TestSilentOwnerCostsNothingWhileListsDropIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 4, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 0, 100)
+		f.calm(t)
+		f.Partition([]int{0}, []int{1, 2, 3})
+		for _, g := range f.groups[1:] {
+			g.GetMany(t.Context(), keys)
+		}
+		f.See(1, 1, 2, 3)
+		time.Sleep(time.Second)
+		began := time.Now()
+		for _, key := range keys {
+			want(t, f, 1, key, strings.ToUpper(key))
+		}
+		if all, err := f.groups[1].GetMany(t.Context(), keys); len(all) != len(keys) || err != nil {
+			t.Errorf("%d values, %v", len(all), err)
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // History 13: the copies of a stand-in end with the first word of the owner.
 func TestCopiesOfAStandInEndWhenTheOwnerIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -263,6 +263,7 @@ func (p *peers) swap(members []*peer, alone bool) {
 	for _, m := range old.members {
 		if m.incarnation != p.incarnation && !v.has(m) {
 			p.known.leaves(m, v.since)
+			m.counts.breaker.unattended(v.since)
 		}
 	}
 	for _, m := range v.members {

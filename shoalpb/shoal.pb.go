@@ -3151,13 +3151,14 @@ func (x *Purged) GetPeers() []*Peer {
 
 // Refused says why a request was not answered.
 type Refused struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        Refused_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=shoal.v1.Refused_Reason" json:"reason,omitempty"`
-	Text          []byte                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
-	OwnerId       []byte                 `protobuf:"bytes,3,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"` // with NOT_OWNER, whose the key is, if that is known
-	OwnerAddr     []byte                 `protobuf:"bytes,4,opt,name=owner_addr,json=ownerAddr,proto3" json:"owner_addr,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Reason           Refused_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=shoal.v1.Refused_Reason" json:"reason,omitempty"`
+	Text             []byte                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	OwnerId          []byte                 `protobuf:"bytes,3,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"` // with NOT_OWNER, whose the key is, if that is known
+	OwnerAddr        []byte                 `protobuf:"bytes,4,opt,name=owner_addr,json=ownerAddr,proto3" json:"owner_addr,omitempty"`
+	OwnerIncarnation uint64                 `protobuf:"fixed64,5,opt,name=owner_incarnation,json=ownerIncarnation,proto3" json:"owner_incarnation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Refused) Reset() {
@@ -3216,6 +3217,13 @@ func (x *Refused) GetOwnerAddr() []byte {
 		return x.OwnerAddr
 	}
 	return nil
+}
+
+func (x *Refused) GetOwnerIncarnation() uint64 {
+	if x != nil {
+		return x.OwnerIncarnation
+	}
+	return 0
 }
 
 // GroupcacheGetResponse is the body of an answer to groupcache's GET, golang/groupcache's GetResponse field by field.
@@ -3494,13 +3502,14 @@ const file_shoal_proto_rawDesc = "" +
 	"\x05Purge\"F\n" +
 	"\x06Purged\x12\x16\n" +
 	"\x06behind\x18\x01 \x01(\bR\x06behind\x12$\n" +
-	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xb4\x02\n" +
+	"\x05peers\x18\x02 \x03(\v2\x0e.shoal.v1.PeerR\x05peers\"\xe1\x02\n" +
 	"\aRefused\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.shoal.v1.Refused.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x19\n" +
 	"\bowner_id\x18\x03 \x01(\fR\aownerId\x12\x1d\n" +
 	"\n" +
-	"owner_addr\x18\x04 \x01(\fR\townerAddr\"\xa8\x01\n" +
+	"owner_addr\x18\x04 \x01(\fR\townerAddr\x12+\n" +
+	"\x11owner_incarnation\x18\x05 \x01(\x06R\x10ownerIncarnation\"\xa8\x01\n" +
 	"\x06Reason\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMALFORMED\x10\x01\x12\v\n" +
