@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -87,8 +88,9 @@ func (g *group) isPast(key string, e *entry) bool {
 	return g.remembersWrites() && g.written.of(key).version > e.version
 }
 
-// greetedFor waits until this process may act as the owner of key, and returns the view in which it is, or is not.
-func (p *peers) greetedFor(ctx context.Context, key string) (*view, error) {
+// greetedFor waits until this process may act as the owner of key, and returns the view in which it is, or is not. It calls waits
+// if it has to, for PeerTimeout at most after each change of view.
+func (p *peers) greetedFor(ctx context.Context, key string, waits func()) (*view, error) {
 	for {
 		v := p.view.Load()
 		if len(v.former) == 0 || !v.owns(key) {
@@ -98,6 +100,7 @@ func (p *peers) greetedFor(ctx context.Context, key string) (*view, error) {
 		if roll == nil {
 			return v, nil
 		}
+		waits()
 		select {
 		case <-roll.done:
 		case <-ctx.Done():
@@ -127,13 +130,13 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 	all := v.predecessors(former, f.Key(), g.owners, g.getter == nil)
 	keepers := min(g.owners, len(all))
 	if elsewhere { // maybe where others see the owner, who took the write
-		all = append(all, p.known.strangers(now)...)
-		all = all[:min(len(all), 2*mostPeeksForGood)]
+		all = p.andStrangers(all, f.Key(), 2*mostPeeksForGood, now)
 	}
+	isNowhere := true // so far as anybody says who might have it
 	for i, before := range all {
 		g.counts.peeks.Add(1)
 		e, _, _, err := g.cache.peek(ctx, before, g, f.Key(), false)
-		if err == nil && e.err == nil && p.isStillSaidToBeBehind(ctx, before) {
+		if err == nil && e.err == nil && !g.isPast(f.Key(), &e) && p.isStillSaidToBeBehind(ctx, before) {
 			unanswered, isOpen, gone = errBehind, true, max(gone, e.version) // nor anything older than that
 			continue
 		}
@@ -141,6 +144,11 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 			answered = answered || err == nil
 			if err != nil && !isOpen && !holdsNothing(err) && v.has(before) {
 				unanswered = err
+			}
+		} else if heard, ok := p.known.heard(before.incarnation); ok && err != nil && !holdsNothing(err) { // it may have taken the write
+			isNowhere = false
+			if now-heard < p.window {
+				unanswered, isOpen = err, true
 			}
 		}
 		if err == nil && e.err != nil { // what others have may be older than what it had
@@ -171,7 +179,7 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 	if unanswered != nil && (!answered || isOpen && g.getter == nil) {
 		return found{}, false, fmt.Errorf("whether it is still where it was: %w", unanswered)
 	}
-	if g.getter == nil && last.elsewhere {
+	if g.getter == nil && last.elsewhere && isNowhere {
 		g.written.isNowhere(f.Key(), last.version) // or here, from now on
 	}
 	return found{}, false, nil
@@ -182,6 +190,28 @@ var errBehind = errors.New("it may have missed writes")
 // mostPeeks is how many processes are asked for what they hold of a key before it is loaded, and mostPeeksForGood before it is
 // taken for lost, since nothing can be loaded.
 const mostPeeks, mostPeeksForGood = 2, 8
+
+// andStrangers adds strangers to all, up to most in all: if not all of them, those that are most likely to own key by views of their own.
+func (p *peers) andStrangers(all []*peer, key string, most int, now time.Duration) []*peer {
+	is := func(p *peer) func(*peer) bool {
+		return func(other *peer) bool { return other.incarnation == p.incarnation && other.Addr == p.Addr }
+	}
+	strangers := slices.DeleteFunc(p.known.strangers(now), func(s *peer) bool { return slices.ContainsFunc(all, is(s)) })
+	if room := max(most-len(all), 0); len(strangers) > room {
+		byID := func(a, b *peer) int { return strings.Compare(a.ID, b.ID) }
+		everyone := slices.SortedFunc(slices.Values(slices.Concat(p.view.Load().members, strangers)), byID)
+		everyone = slices.CompactFunc(everyone, func(a, b *peer) bool { return a.ID == b.ID })
+		v := newView(p.place, everyone)
+		var some []*peer
+		for _, i := range v.ring(key, len(everyone)) {
+			if len(some) < room && slices.ContainsFunc(strangers, is(everyone[i])) {
+				some = append(some, everyone[i])
+			}
+		}
+		strangers = some
+	}
+	return append(all, strangers...)
+}
 
 // predecessors returns who may have had key before it came to this process: its owner by the former view, or, since it was
 // started, those who own it when this process is not there. If nothing can be loaded, they are all that might.

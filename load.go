@@ -68,7 +68,7 @@ func (g *group) longestLoad(w want) time.Duration {
 // fly is a load flight's way to the getter and back. What the getter says is its result, in found.err if it is an error:
 // an error of the flight itself is shared with those who gather behind it.
 func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error) {
-	v, err := g.cache.peers.greetedFor(ctx, f.Key())
+	v, err := g.cache.peers.greetedFor(ctx, f.Key(), func() {})
 	if err != nil {
 		return found{}, err
 	}

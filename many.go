@@ -223,7 +223,7 @@ func (g *group) elsewhereFirst(ctx context.Context, flights []*loadFlight) (left
 	var mu sync.Mutex // guards left and until
 	each(ask, func(key string) {
 		f := byKey[key]
-		if _, err := p.greetedFor(ctx, key); err != nil {
+		if _, err := p.greetedFor(ctx, key, func() {}); err != nil {
 			f.End(found{}, err)
 			return
 		}

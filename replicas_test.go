@@ -674,26 +674,3 @@ func TestPullThatWasSlowIsTriedAgain(t *testing.T) {
 		}
 	})
 }
-
-// What a process must look for elsewhere may be with one that owns the key by a view of others, and is not in its own.
-func TestWriteTakenByAStrangerIsFound(t *testing.T) {
-	for _, owners := range []int{1, 2} {
-		synctest.Test(t, func(t *testing.T) {
-			opts := &shoal.GroupOptions[string]{Owners: owners}
-			f := newFleet[string](t, 4, nil, nil, opts)
-			f.Kill(3)
-			for _, listed := range [][]int{{0, 1, 2}, {0, 1}, {0, 1, 2}} { // until nobody remembers that 3 was there
-				for _, i := range listed {
-					f.See(i, listed...)
-				}
-				time.Sleep(2 * time.Minute)
-			}
-			key := keyWhere(func(key string) bool { return f.Owner(key) == 3 && ownerAmong(key, 0, 1, 2) == 0 })
-			restart(t, f, 3, nil, opts)
-			f.See(1, 0, 1, 2, 3)
-			must(t, f.groups[1].Set(t.Context(), key, "value"))
-			want(t, f, 0, key, "value")
-			want(t, f, 2, key, "value")
-		})
-	}
-}

@@ -310,9 +310,15 @@ func changeOf(key string) uint64 { return xxhash.Sum64String(key) % changeCounts
 
 const changeCounts = 256
 
-// accept does what a write asks of the owner. It calls loading before it waits for a load, which only an add does.
+// accept does what a write asks of the owner. It calls loading before it waits: for others to be greeted, or, in an add, for a load.
 func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loading func(longest time.Duration)) accepted {
-	v, err := g.cache.peers.greetedFor(ctx, c.key)
+	v, err := g.cache.peers.greetedFor(ctx, c.key, func() {
+		if op == shoalpb.Write_ADD {
+			loading(g.loadTimeout) // which may come then
+		} else {
+			loading(g.cache.opts.PeerTimeout)
+		}
+	})
 	if err != nil {
 		return accepted{err: &notDone{opName(op), err}}
 	}
