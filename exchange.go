@@ -25,7 +25,11 @@ func (l *line) dial() (*wire, error) {
 	}
 	var r *bufio.Reader
 	if err == nil {
-		r = w.reader(from, 128<<10)
+		size := 128 << 10
+		if l.isOfWrites() { // whose answers are short
+			size = 16 << 10
+		}
+		r = w.reader(from, size)
 		err = w.take(r) // a first word, which shows that what is said there comes here
 	}
 	if !late.Stop() && err == nil {
@@ -103,10 +107,7 @@ func (w *wire) request(body io.Reader) (*http.Request, error) {
 func (w *wire) post() {
 	w.mu.Lock()
 	w.begun = true
-	body, writes := w.out, false
-	for _, s := range w.slots {
-		writes = writes || s.call != nil && s.call.req.GetWrite() != nil
-	}
+	body := w.out
 	nobody := w.inFlight.Load() == 0
 	w.wordedLocked()
 	w.mu.Unlock()
@@ -114,11 +115,11 @@ func (w *wire) post() {
 		w.fail(errEnded)
 		return
 	}
-	w.fail(w.exchange(body, !writes))
+	w.fail(w.exchange(body))
 }
 
 // exchange posts body, and returns why there are no more answers.
-func (w *wire) exchange(body []byte, again bool) error {
+func (w *wire) exchange(body []byte) error {
 	post, err := w.request(bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -128,7 +129,7 @@ func (w *wire) exchange(body []byte, again bool) error {
 		wanted = streamType
 	}
 	post.Header.Set("Content-Type", wanted)
-	if again {
+	if !w.line.isOfWrites() {
 		// Asking twice does no harm, so net/http may do it when a kept connection turns out to be dead. The nil says so
 		// without being sent.
 		post.Header["Idempotency-Key"] = nil

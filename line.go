@@ -39,10 +39,11 @@ const (
 // A line is how the process at an address is asked: over a few streams if it can be, which are opened when they are
 // needed; else by POSTs of what has come together while others were under way; or else by one POST each.
 type line struct {
-	cache *Cache
-	addr  string
-	way   atomic.Int32         // that the last call has gone
-	only  atomic.Pointer[wire] // the stream, if there is one alone
+	cache  *Cache
+	addr   string
+	writes *line                // what writes go by, so that one which is given up can be cut off without others; nil: this is that
+	way    atomic.Int32         // that the last call has gone
+	only   atomic.Pointer[wire] // the stream, if there is one alone
 
 	underWay atomic.Int64 // calls
 	down     atomic.Bool  // the last POST came to nothing
@@ -76,10 +77,19 @@ var (
 	errNotUnderstood = errors.New("several questions in one request are not understood there")
 )
 
-func (c *Cache) lineTo(addr string) *line { return &line{cache: c, addr: addr} }
+func (c *Cache) lineTo(addr string) *line {
+	return &line{cache: c, addr: addr, writes: &line{cache: c, addr: addr}}
+}
+
+// isOfWrites reports whether nothing but writes goes by l.
+func (l *line) isOfWrites() bool { return l.writes == nil }
 
 // send finds a wire for k, and sends it.
 func (l *line) send(k *call) error {
+	if !l.isOfWrites() && k.req.GetWrite() != nil {
+		k.line = l.writes
+		return k.line.send(k)
+	}
 	if _, hot := k.req.Op.(*shoalpb.Request_Fetch); !hot && !k.alone {
 		k.alone = proto.Size(&k.req) > apart
 	}
@@ -200,6 +210,9 @@ func (l *line) ended(w *wire) {
 
 // close ends the streams as soon as they carry nothing, and has no more opened.
 func (l *line) close() {
+	if !l.isOfWrites() {
+		l.writes.close()
+	}
 	l.mu.Lock()
 	streams := l.streams
 	l.closed = true

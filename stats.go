@@ -1,6 +1,7 @@
 package shoal
 
 import (
+	"cmp"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -96,7 +97,7 @@ type PeerStats struct {
 	Exchanges int64 // questions, writes and drops sent to it
 	Failures  int64 // … that were not answered though somebody waited, or were refused
 	LastError string
-	// Wire is how it was asked last: by "stream", by "batch", which are several questions in one POST, while there is no
+	// Wire is how it was asked last, or written to if it has only been written to: by "stream", by "batch", which are several questions in one POST, while there is no
 	// stream, or by "single" POSTs, where not even that is understood; "" if it has not been asked. There is none while the
 	// peer is down, or has just come back, or where something in between does not let it through: see docs/wire.md.
 	Wire string
@@ -236,7 +237,7 @@ func (p *peer) stats(digest uint64) PeerStats {
 		Silent:    p.counts.breaker.open.Load(),
 		Exchanges: p.counts.exchanges.Load(),
 		Failures:  p.counts.failures.Load(),
-		Wire:      wayNames[p.line.way.Load()],
+		Wire:      wayNames[cmp.Or(p.line.way.Load(), p.line.writes.way.Load())],
 	}
 	if text := p.counts.lastError.Load(); text != nil {
 		s.LastError = *text

@@ -622,7 +622,8 @@ func TestTooMuchUnderWayIsRefusedAtOnce(t *testing.T) {
 				<-over // and nothing is read
 			})
 		})
-		p.warm(t)
+		must(t, p.group.Set(t.Context(), "first", "value"))
+		synctest.Wait() // there is a stream
 		var wg sync.WaitGroup
 		var atOnce, later atomic.Int64
 		for i := range 100 {
@@ -845,95 +846,6 @@ func TestPeerThatIsBackHasAStreamAtOnce(t *testing.T) {
 		}
 		if p.wire() != "stream" {
 			t.Errorf("asked by %q", p.wire())
-		}
-	})
-}
-
-// A link holds back what is written to its connections while it is cut, as a kernel does, and sends it later: unless they are closed.
-type link struct {
-	mu  sync.Mutex // guards what follows
-	cut bool
-	all []*heldConn
-}
-
-type heldConn struct {
-	net.Conn
-	link   *link
-	held   []byte
-	closed bool
-}
-
-func (c *heldConn) Write(data []byte) (int, error) {
-	c.link.mu.Lock()
-	if c.link.cut {
-		defer c.link.mu.Unlock()
-		c.held = append(c.held, data...)
-		return len(data), nil
-	}
-	c.link.mu.Unlock()
-	return c.Conn.Write(data)
-}
-
-func (c *heldConn) Close() error {
-	c.link.mu.Lock()
-	defer c.link.mu.Unlock()
-	c.closed = true
-	return c.Conn.Close()
-}
-
-// over has the connections of t go over the link.
-func (l *link) over(t *http.Transport) {
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		held := &heldConn{Conn: conn, link: l}
-		l.all = append(l.all, held)
-		return held, nil
-	}
-}
-
-// cuts cuts the link or, if it is not to be any more, sends what has been held back.
-func (l *link) cuts(cut bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cut = cut
-	for _, c := range l.all {
-		if !cut && !c.closed {
-			c.Conn.Write(c.held)
-			c.held = nil
-		}
-	}
-}
-
-// A write that has been given up is not done when the link is back, though others have waited on its stream all the while.
-func TestWriteThatIsGivenUpDoesNotComeLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l link
-		p := newPairBetween(t, slow(20*time.Second), nil, func(next http.RoundTripper) http.RoundTripper {
-			l.over(next.(*http.Transport))
-			return next
-		}, nil)
-		go p.group.Get(t.Context(), "slow")
-		synctest.Wait()
-		go p.group.Get(t.Context(), "slow, by a stream")
-		time.Sleep(time.Second)
-		if p.wire() != "stream" {
-			t.Fatalf("asked by %q", p.wire())
-		}
-		l.cuts(true)
-		if err := p.group.Set(t.Context(), "key", "late"); err == nil {
-			t.Error("no error")
-		}
-		time.Sleep(5 * time.Second)
-		l.cuts(false)
-		time.Sleep(time.Minute)
-		if n := p.owner.Stats().Groups[0].Writes; n != 0 {
-			t.Errorf("the owner has taken %d writes", n)
 		}
 	})
 }

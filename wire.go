@@ -260,7 +260,7 @@ func (w *wire) lookAfter() {
 	if w.err != nil {
 		return
 	}
-	gaveUp, gaveUpWrite := false, false
+	gaveUp := false
 	for i := range w.slots {
 		k := w.slots[i].call
 		if k == nil {
@@ -279,7 +279,6 @@ func (w *wire) lookAfter() {
 			continue
 		}
 		gaveUp = gaveUp || k.patience >= patience
-		gaveUpWrite = gaveUpWrite || k.req.GetWrite() != nil
 		w.freeLocked(k)
 		w.cancelLocked(k)
 		if err := fmt.Errorf("nothing has come from there for %v", k.patience); k.patience < patience {
@@ -292,7 +291,7 @@ func (w *wire) lookAfter() {
 	// Where nothing has come since somebody left without an answer, nothing may come to the next either.
 	silent := (gaveUp || w.leftAt > heard) && max(heard, w.leftAt)+patience <= now
 	switch idle := w.inFlight.Load() == 0; {
-	case w.stream && silent && gaveUpWrite: // or it would be done when the link is back, though its error has been returned
+	case w.several && gaveUp && w.line.isOfWrites(): // or they would be done when the link is back, after others that have returned nil
 		go w.fail(errEnded)
 	case w.stream && silent: // nobody else is to wait for it
 		go w.retire()
