@@ -13,7 +13,7 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 	}
 	for {
 		if owner, mine := g.cache.peers.view.Load().owner(key); !mine { // and so what it holds is frozen, and is not found
-			return entry{}, 0, &notOwner{owner}
+			return entry{}, 0, &notOwner{owner: owner}
 		}
 		if err := ctx.Err(); err != nil {
 			return entry{}, 0, &notDone{"load", err}
@@ -27,8 +27,8 @@ func (g *group) increase(ctx context.Context, key string, delta int64, loading f
 			before, start = held.version, held
 		}
 		if !ok || held.isStale(now) {
-			if g.getter != nil {
-				loading(g.loadTimeout)
+			if g.getter != nil || g.mayBeElsewhere(key) {
+				loading(g.longestStart())
 			}
 			f, err := g.load(ctx, key, want{})
 			switch {
@@ -85,3 +85,12 @@ type notDone struct {
 
 func (e *notDone) Error() string { return e.err.Error() }
 func (e *notDone) Unwrap() error { return e.err }
+
+// longestStart is how long it may take to get what an add starts from: by a load or, without a getter, from others, most of whom
+// answer at once.
+func (g *group) longestStart() time.Duration {
+	if g.getter != nil {
+		return g.loadTimeout
+	}
+	return (2 + mostPeeks) * g.cache.opts.PeerTimeout
+}

@@ -211,3 +211,82 @@ func TestWriteThatWaitsForAGreetingIsNotGivenUp(t *testing.T) {
 		want(t, f, 1, key, "new")
 	})
 }
+
+// A write goes to the owner that another names also if that was silent lately: nobody else can take it.
+func TestWriteToAnOwnerThatIsBackIsNotGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		f.calm(t)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && ownerAmong(key, 1, 2) == 2 })
+		f.noLink(0, 1)
+		f.See(1, 1, 2)
+		time.Sleep(time.Second)
+		f.Heal()
+		time.Sleep(time.Second)
+		must(t, f.groups[1].Set(t.Context(), key, "new"))
+	})
+}
+
+// An owner that asks others what a counter was, one of whom is silent, says that it does: who waits for another Add loses nothing.
+func TestAddThatWaitsForOthersIsNotGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[int64](t, 4, nil, nil, nil)
+		var totals []*shoal.Group[int64] // which take 5 seconds to load
+		for i := range f.groups {
+			totals = append(totals, shoal.NewGroup(f.Cache(i), "totals", func(context.Context, string) (int64, error) {
+				time.Sleep(5 * time.Second)
+				return 0, nil
+			}, nil))
+		}
+		time.Sleep(3 * time.Minute)
+		for i := range 4 {
+			f.See(i, 0, 1, 2)
+		}
+		time.Sleep(time.Second)
+		slow := ownedBy(f.Cluster, 2, 0)
+		if _, err := shoal.Add(t.Context(), f.groups[1], slow, 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // there is a stream
+		done := make(chan error)
+		go func() {
+			_, err := shoal.Add(t.Context(), totals[1], slow, 1)
+			done <- err
+		}()
+		time.Sleep(200 * time.Millisecond)
+		f.noLink(2, 3)
+		f.noLink(1, 3)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 3 && ownerAmong(key, 0, 1, 2) == 2 })
+		shoal.Add(t.Context(), f.groups[1], key, 1)
+		if n, err := f.groups[2].Get(t.Context(), key); n != 1 {
+			t.Errorf("%d, %v", n, err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// … and if it falls silent itself meanwhile, it is not waited for as long as a load may take, for there is none.
+func TestAddWithoutALoadDoesNotWaitForOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[int64](t, 4, nil, nil, nil)
+		time.Sleep(3 * time.Minute)
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 2 && nextAmong(key, 0, 1, 2, 3) == 0 })
+		f.See(1, 0, 1, 3)
+		time.Sleep(2 * time.Second)
+		f.Delay(0, 1, 20*time.Millisecond)
+		f.Delay(1, 0, 20*time.Millisecond)
+		f.noLink(0, 3)
+		go f.See(0, 0, 1, 3)
+		time.Sleep(45 * time.Millisecond) // it sees that 5 ms later
+		time.AfterFunc(200*time.Millisecond, func() { f.noLink(0, 1) })
+		began := time.Now()
+		shoal.Add(t.Context(), f.groups[1], key, 1)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		f.Heal()
+		time.Sleep(time.Minute) // until the lists have been seen
+	})
+}

@@ -455,9 +455,10 @@ func (g *group) ask(ctx context.Context, flight *fetchFlight, key string, q ques
 		// The views differ. The owner's word is taken once; after that the key is loaded here.
 		g.counts.fetches.Add(1)
 		q.lease, q.have = false, 0
-		f, err = g.cache.fetch(ctx, flight, other.owner, g, key, q, entry{})
+		there := g.cache.peers.lately(other.incarnation, other.owner)
+		f, err = g.cache.fetch(ctx, flight, there, g, key, q, entry{})
 		if _, again := errors.AsType[*notOwner](err); !again {
-			owner = other.owner
+			owner = there
 		}
 	} else if f.lease > 0 && q.lease {
 		copy := f.entry

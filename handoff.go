@@ -141,13 +141,15 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 			continue
 		}
 		if i < keepers { // it is one of those who kept it
-			answered = answered || err == nil
+			answered = answered || err == nil && (e.err != nil || !g.isPast(f.Key(), &e))
 			if err != nil && !isOpen && !holdsNothing(err) && v.has(before) {
 				unanswered = err
 			}
-		} else if heard, ok := p.known.heard(before.incarnation); ok && err != nil && !holdsNothing(err) { // it may have taken the write
+		}
+		if last.elsewhere && err != nil && !holdsNothing(err) { // it may have taken the write
 			isNowhere = false
-			if now-heard < p.window {
+			heard, isStranger := p.known.heard(before.incarnation)
+			if isStranger && now-heard < p.window || i >= keepers && v.has(before) {
 				unanswered, isOpen = err, true
 			}
 		}
@@ -183,6 +185,12 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 		g.written.isNowhere(f.Key(), last.version) // or here, from now on
 	}
 	return found{}, false, nil
+}
+
+// mayBeElsewhere reports whether others are asked for key before it is loaded, or taken to be absent.
+func (g *group) mayBeElsewhere(key string) bool {
+	p := &g.cache.peers
+	return g.refilling.Load() > 0 || g.written.of(key).elsewhere || p.newlyMine(p.view.Load(), key, g.cache.clock.now()) != nil
 }
 
 var errBehind = errors.New("it may have missed writes")

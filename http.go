@@ -111,7 +111,8 @@ func failure(f *shoalpb.Failed) error {
 
 // notOwner is the error of a question for a key that belongs to another process.
 type notOwner struct {
-	owner *peer // nil: unknown
+	owner       *peer  // nil: unknown
+	incarnation uint64 // the owner's, if another process has named it
 }
 
 func (e *notOwner) Error() string {
@@ -137,7 +138,7 @@ func (c *Cache) refusal(r *shoalpb.Refused) error {
 	if err != nil {
 		return &notOwner{}
 	}
-	return &notOwner{c.peers.lately(r.OwnerIncarnation, c.peers.named(r.OwnerId, []byte(addr)))}
+	return &notOwner{c.peers.named(r.OwnerId, []byte(addr)), r.OwnerIncarnation}
 }
 
 // ServeHTTP answers peers. Mount it at /_shoal/, below the path of Self if that has one; mounted at /_groupcache/

@@ -73,7 +73,7 @@ func (g *group) fly(ctx context.Context, f *loadFlight, anew bool) (found, error
 		return found{}, err
 	}
 	if owner, mine := v.owner(f.Key()); !mine && g.getter == nil {
-		return found{}, &notOwner{owner} // it has gone there since
+		return found{}, &notOwner{owner: owner} // it has gone there since
 	}
 	if !anew {
 		if result, ok, err := g.inherit(ctx, f); ok || err != nil {

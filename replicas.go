@@ -264,7 +264,7 @@ func (g *group) replicate(r replica, fill bool, purges int64) (newer uint64) {
 func (g *group) raise(key string, above uint64) accepted {
 	v := g.cache.peers.view.Load()
 	if owner, mine := v.owner(key); !mine {
-		return accepted{err: &notOwner{owner}}
+		return accepted{err: &notOwner{owner: owner}}
 	}
 	g.cache.clock.saw(above >> 16)
 	var a accepted

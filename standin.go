@@ -94,7 +94,7 @@ func (g *group) notMine(key string, q question) (f found, err error, ok bool) {
 			return found{}, nil, false
 		}
 	}
-	return found{}, &notOwner{owner}, true
+	return found{}, &notOwner{owner: owner}, true
 }
 
 // replica returns what this process keeps of key in case its owner is not there.

@@ -90,7 +90,64 @@ func TestWriteTakenByAStrangerThatIsSilentIsFoundLater(t *testing.T) {
 	}
 }
 
-// … for a minute at most, after it was heard of last.
+// … also if this process has just dropped it from its list.
+func TestWriteTakenByWhoWasListedLatelyIsFoundLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 4, nil, nil, nil)
+		time.Sleep(3 * time.Minute)
+		key := f.theirs(1)[0]
+		f.See(0, 0, 1, 2)
+		f.See(2, 0, 1, 2)
+		time.Sleep(time.Second)
+		must(t, f.groups[1].Set(t.Context(), key, "value"))
+		f.noLink(0, 3)
+		if v, err := f.groups[0].Get(t.Context(), key); errors.Is(err, shoal.ErrNotFound) {
+			t.Errorf("%q, %v", v, err)
+		}
+		time.Sleep(2 * time.Minute)
+		f.Heal()
+		time.Sleep(20 * time.Second)
+		want(t, f, 0, key, "value")
+	})
+}
+
+// … or lists it, and it is not the owner by the own view. That another, who owns the key by that, has something old is no answer.
+func TestWriteTakenByAMemberThatDoesNotOwnTheKeyIsFoundLater(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet[string](t, 4, nil, nil, nil)
+			time.Sleep(3 * time.Minute)
+			key := keyWhere(func(key string) bool {
+				return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2, 3) == 1 && ownerAmong(key, 2, 3) == 2
+			})
+			if old {
+				f.See(1, 1, 2, 3)
+				time.Sleep(3 * time.Minute)
+				must(t, f.groups[1].Set(t.Context(), key, "old"))
+				f.noLink(1, 2)
+				f.noLink(1, 3)
+			}
+			f.See(2, 2, 3)
+			f.See(3, 2, 3)
+			time.Sleep(3 * time.Minute)
+			must(t, f.groups[2].Set(t.Context(), key, "value"))
+			f.noLink(0, 2)
+			if v, err := f.groups[0].Get(t.Context(), key); err == nil || errors.Is(err, shoal.ErrNotFound) {
+				t.Errorf("%q, %v", v, err)
+			}
+			f.Heal()
+			time.Sleep(20 * time.Second)
+			want(t, f, 0, key, "value")
+			for i := range 4 {
+				f.See(i, 0, 1, 2, 3)
+			}
+			time.Sleep(2 * time.Minute)
+			wantEverywhere(t, f, key, "value")
+		})
+	}
+}
+
+// Who is in no list keeps nothing from being absent for more than a minute after it was heard of last.
 func TestStrangerThatHasDiedKeepsNothingFromBeingAbsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleetWithStrangers[string](t, 4, nil)

@@ -314,7 +314,7 @@ const changeCounts = 256
 func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loading func(longest time.Duration)) accepted {
 	v, err := g.cache.peers.greetedFor(ctx, c.key, func() {
 		if op == shoalpb.Write_ADD {
-			loading(g.loadTimeout) // which may come then
+			loading(g.longestStart()) // which may come then
 		} else {
 			loading(g.cache.opts.PeerTimeout)
 		}
@@ -323,7 +323,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 		return accepted{err: &notDone{opName(op), err}}
 	}
 	if owner, mine := v.owner(c.key); !mine {
-		return accepted{err: &notOwner{owner}}
+		return accepted{err: &notOwner{owner: owner}}
 	}
 	if c.above != 0 {
 		return g.raise(c.key, c.above)
@@ -351,7 +351,7 @@ func (g *group) accept(ctx context.Context, op shoalpb.Write_Op, c change, loadi
 	if now := g.cache.peers.view.Load(); now != v {
 		if owner, mine := now.owner(c.key); !mine { // the swap may have missed what was just stored
 			g.drop(c.key, 0, false)
-			return accepted{err: &notOwner{owner}}
+			return accepted{err: &notOwner{owner: owner}}
 		}
 		v = now
 	}
