@@ -173,6 +173,13 @@ func (h *hints) tellGroup(ctx context.Context, g *group, o owed, to *peer) bool 
 			g.goOn() // all others hear of it by the next message
 			return false
 		}
+		// What this process has heard of meanwhile may be a purge of before, which the other side of a cut has gone through.
+		if g.generation.isOvertaken() {
+			past := g.journal.purgesSince(g.generation.began(), h.cache.clock.now())
+			if h.cache.dropAll(ctx, to, g, &shoalpb.Drop{Purges: past}) != nil {
+				return false
+			}
+		}
 	}
 	if o.all > 0 {
 		return h.cache.dropAll(ctx, to, g, &shoalpb.Drop{All: true}) == nil

@@ -104,16 +104,27 @@ func (j *journal) since(then, now time.Duration) (missed []dropping, all *shoalp
 	if lost {
 		missed = nil // all of them
 	}
-	all = &shoalpb.Drop{All: lost || lostOwned, Owned: !lost}
-	for _, p := range j.purges {
-		if p.at >= then {
-			all.Purges = append(all.Purges, &shoalpb.Past{Generation: &shoalpb.Generation{Number: p.number, By: p.by}, Age: int64(now - p.at)})
-		}
-	}
+	all = &shoalpb.Drop{All: lost || lostOwned, Owned: !lost, Purges: j.purgesLocked(then, now)}
 	if !all.All && all.Purges == nil {
 		return missed, nil
 	}
 	return missed, all
+}
+
+// purgesSince returns the purges since then.
+func (j *journal) purgesSince(then, now time.Duration) []*shoalpb.Past {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.purgesLocked(then, now)
+}
+
+func (j *journal) purgesLocked(then, now time.Duration) (all []*shoalpb.Past) {
+	for _, p := range j.purges {
+		if p.at >= then {
+			all = append(all, &shoalpb.Past{Generation: &shoalpb.Generation{Number: p.number, By: p.by}, Age: int64(now - p.at)})
+		}
+	}
+	return all
 }
 
 // tellMissed makes p drop what may have been written since then.

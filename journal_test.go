@@ -257,6 +257,47 @@ func TestPurgeOfTheOtherSideBringsNothingOldBack(t *testing.T) {
 	}
 }
 
+// A purge that nobody could be told of is not taken for one of theirs, of before, though there had been more of those.
+func TestPurgeThatWasToldToNobodyIsDoneWhenTheCutHeals(t *testing.T) {
+	for _, first := range []int{0, 2} { // who hears of the other first
+		synctest.Test(t, func(t *testing.T) {
+			var s source
+			f := newFleet(t, 3, nil, s.get, nil)
+			f.calm(t)
+			keys := []string{ownedBy(f.Cluster, 0, 0), ownedBy(f.Cluster, 1, 0)}
+			f.Partition([]int{0, 1}, []int{2})
+			for i := range 4 {
+				f.groups[i%2].Purge(t.Context())
+			}
+			for _, key := range keys {
+				s.set(key, "old")
+				want(t, f, 0, key, "old")
+				s.set(key, "new")
+			}
+			time.Sleep(10 * time.Second)
+			f.groups[2].Get(t.Context(), keys[0])
+			f.groups[2].Get(t.Context(), keys[1])
+			if f.groups[2].Purge(t.Context()) == nil {
+				t.Error("no error, though nobody could be told")
+			}
+			time.Sleep(time.Second)
+			f.Heal()
+			for _, i := range []int{0, 1} {
+				if first == 2 {
+					f.Delay(2, i, 400*time.Millisecond)
+				} else {
+					f.Delay(i, 2, 400*time.Millisecond)
+				}
+			}
+			time.Sleep(time.Minute)
+			f.Heal()
+			for _, key := range keys {
+				wantEverywhere(t, f, key, "new")
+			}
+		})
+	}
+}
+
 // Purges in step do not go on without end.
 func TestManyPurgesAtOnceEnd(t *testing.T) {
 	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond} {

@@ -22,7 +22,8 @@ type generation struct {
 	mu     sync.Mutex // guards what follows, and is held while the group is emptied
 	number uint64
 	by     uint64
-	own    uint64 // the last number that stands for a purge of this process, by itself or with another's
+	own    uint64        // the last number that stands for a purge of this process, by itself or with another's
+	at     time.Duration // when it began that
 
 	said atomic.Pointer[shoalpb.Generation] // the same, once the group has been emptied; nil: 0
 }
@@ -131,11 +132,19 @@ func (g *generation) isOvertaken() bool {
 	return g.number != g.own
 }
 
+// began returns when this process began its last purge.
+func (g *generation) began() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.at
+}
+
 // goOn begins a new generation, above all that this process has heard of.
 func (g *group) goOn() {
 	g.generation.mu.Lock()
 	defer g.generation.mu.Unlock()
 	g.generation.number++
+	g.generation.at = g.cache.clock.now()
 	g.generation.own, g.generation.by = g.generation.number, g.cache.peers.incarnation
 	g.empty(g.generation.number, g.generation.by)
 	g.generation.said.Store(&shoalpb.Generation{Number: g.generation.number, By: g.generation.by})
@@ -190,6 +199,8 @@ func (g *group) tellPurge(ctx context.Context) (behind bool, errs []error) {
 		mu    sync.Mutex // guards told, behind and errs
 		told  = map[[2]string]bool{}
 		tell  func(all []*peer, must bool)
+
+		began = g.generation.began()
 	)
 	tell = func(all []*peer, must bool) {
 		for _, p := range all {
@@ -207,6 +218,7 @@ func (g *group) tellPurge(ctx context.Context) (behind bool, errs []error) {
 				tell(known, true)
 				tell(past, false)
 				if err != nil && must {
+					peers.misses(p, began)
 					g.cache.hints.keepPurge(g, p)
 					errs = append(errs, &PeerError{Peer: p.Peer, Op: "purge", Err: fmt.Errorf("group %q: %w", g.name, err)})
 				}
