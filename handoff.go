@@ -149,7 +149,7 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 		if last.elsewhere && err != nil && !holdsNothing(err) { // it may have taken the write
 			isNowhere = false
 			heard, isStranger := p.known.heard(before.incarnation)
-			if isStranger && now-heard < p.window || i >= keepers && v.has(before) {
+			if isStranger && now-heard < p.window/4 || i >= keepers && v.has(before) {
 				unanswered, isOpen = err, true
 			}
 		}
