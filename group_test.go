@@ -466,8 +466,9 @@ func TestGetAfterAChangeOfViewDoesNotWaitForTheFormerOwner(t *testing.T) {
 		f.See(1, 1, 2)
 		f.See(2, 1, 2)
 		began := time.Now()
-		if _, err := f.groups[1].Get(t.Context(), key); err != nil || time.Since(began) != 2*time.Second {
-			t.Errorf("%v after %v", err, time.Since(began))
+		_, err := f.groups[1].Get(t.Context(), key)
+		if took := time.Since(began) - 2*time.Second; err != nil || took > 100*time.Millisecond { // a peek, if it is not known yet that nobody answers
+			t.Errorf("%v, %v later than a load", err, took)
 		}
 	})
 }
