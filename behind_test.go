@@ -145,7 +145,7 @@ func TestWhoHasMissedWritesIsWaitedForWhereNothingCanBeLoaded(t *testing.T) {
 			t.Errorf("Get = %q, %v", v, err)
 		}
 		f.Heal()
-		time.Sleep(10 * time.Second)
+		time.Sleep(30 * time.Second) // until 0 tries 2 again
 		want(t, f, 1, key, "value")
 	})
 }
