@@ -207,10 +207,10 @@ func (p *peers) bringsUp(ctx context.Context, m *peer, since time.Duration) bool
 
 // introduction is what this process says of itself to whom it greets, and who greets it: to tells which of the peers that is.
 func (c *Cache) introduction(to func(*peer) bool) *shoalpb.Hello {
-	self := &c.peers.self
+	self, v := &c.peers.self, c.peers.view.Load()
 	h := &shoalpb.Hello{
 		Addr: []byte(self.Addr), Zone: []byte(self.Zone), Weight: self.Weight,
-		Owns: c.peers.view.Load().self >= 0 && !c.left.Load(), Uptime: int64(c.clock.now()),
+		Owns: v.self >= 0 && !c.left.Load(), Views: v.number, Uptime: int64(c.clock.now()),
 		Acted: int64(c.peers.hasActedWithout(to)), Clock: c.clock.timeOfDay(), Left: c.left.Load(),
 		Behind: c.peers.behind(0),
 	}

@@ -646,6 +646,26 @@ func TestWhatWasToldBeforeTheWindowIsNotTakenOver(t *testing.T) {
 	})
 }
 
+// A process that began to own keys while it said that it owns none is told of writes.
+func TestWordThatIsOlderThanItsMessageIsNotTheLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 1, nil, nil, nil)
+		hello := func(owns bool, views uint64) {
+			post(t, f.Cache(0), marshal(t, &shoalpb.Request{
+				Sender: &shoalpb.Sender{Id: []byte("stranger"), Incarnation: 7, Views: 2},
+				Op:     &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Addr: []byte("http://nowhere"), Weight: 1, Owns: owns, Views: views}},
+			}))
+		}
+		hello(true, 2)
+		hello(false, 1)
+		if err := f.groups[0].Set(t.Context(), "key", "value"); err == nil {
+			t.Error("it is not told of a write")
+		}
+		hello(false, 2)
+		must(t, f.groups[0].Set(t.Context(), "key", "newer"))
+	})
+}
+
 // Who greets and cannot be reached hears that it could not be told, in its answer.
 func TestWhoCannotBeToldHearsThat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -304,8 +304,7 @@ func (g *group) thaw() {
 	if g.thawAt == 0 || now < g.thawAt || g.cache.left.Load() {
 		return
 	}
-	g.main.retain(func(key string) bool { return v.keptLately(key, g.owners, now) })
-	var next time.Duration
+	next := g.retainLately(v, now)
 	for i := range v.former {
 		if thaws := v.former[i].thaws; thaws > now && (next == 0 || thaws < next) {
 			next = thaws
@@ -324,8 +323,24 @@ func (g *group) thawLate(old *view) {
 	g.freezing.Lock()
 	defer g.freezing.Unlock()
 	if now := g.cache.clock.now(); g.thawAt != 0 && now >= g.thawAt {
-		g.main.retain(func(key string) bool { return old.keptLately(key, g.owners, now) })
+		g.retainLately(old, now)
 	}
+}
+
+// retainLately drops what this process does not keep by v, nor did by a view, or was given by somebody else's, so short a time ago
+// that others may need it. It returns when the first of what it was given is to go, or 0.
+func (g *group) retainLately(v *view, now time.Duration) (next time.Duration) {
+	g.main.retain(func(key string) bool {
+		if v.keptLately(key, g.owners, now) {
+			return true
+		}
+		until := g.written.of(key).at + g.cache.peers.window/2
+		if until > now && (next == 0 || until < next) {
+			next = until
+		}
+		return until > now
+	})
+	return next
 }
 
 // keptLately reports whether this process is among the n that keep key, or was so short a time ago that they may need it.

@@ -225,7 +225,7 @@ func (a *answering) answer(req *shoalpb.Request) (rest func(context.Context, *an
 		}
 		addr, _ := normalAddr(string(hello.GetAddr()))
 		a.c.peers.noticed(sighting{string(a.sender.GetId()), addr, a.sender.GetIncarnation()})
-		m := met{owns: hello.GetOwns(), acted: max(time.Duration(hello.GetActed()), 0), views: a.sender.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
+		m := met{owns: hello.GetOwns(), acted: max(time.Duration(hello.GetActed()), 0), views: hello.GetViews(), uptime: max(time.Duration(hello.GetUptime()), 0), peer: &peer{
 			Peer:        Peer{ID: string(a.sender.GetId()), Addr: addr, Zone: string(hello.GetZone()), Weight: hello.GetWeight()},
 			incarnation: a.sender.GetIncarnation(),
 		}}

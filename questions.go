@@ -40,7 +40,7 @@ func (c *Cache) hello(ctx context.Context, addr string) (m met, err error) {
 	}
 	c.meet(h.GetGroups())
 	c.hints.heard(string(s.GetId()))
-	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: max(time.Duration(h.Acted), 0), left: h.Left, views: s.GetViews(), peer: &peer{
+	m = met{uptime: max(time.Duration(h.Uptime), 0), owns: h.Owns, acted: max(time.Duration(h.Acted), 0), left: h.Left, views: h.Views, peer: &peer{
 		Peer:        Peer{ID: cmp.Or(string(s.GetId()), addr), Addr: addr, Zone: string(h.Zone), Weight: h.Weight},
 		incarnation: s.GetIncarnation(),
 		counts:      new(peerCounts),

@@ -122,10 +122,11 @@ type lastWrites struct {
 	floor uint64
 }
 
-// A lastWrite is the version of the latest write of a key, and whether this process was only told to drop the key for it: then
-// somebody else may have what was written.
+// A lastWrite is the version of the latest write of a key, when this process took it, was given what was written, or heard of it,
+// and whether that was all, and it dropped the key: then somebody else may have what was written.
 type lastWrite struct {
 	version   uint64
+	at        time.Duration // on the clock
 	elsewhere bool
 }
 
@@ -135,7 +136,7 @@ type writtenAt struct {
 }
 
 // bytesPerWritten is about what one takes.
-const bytesPerWritten = 96
+const bytesPerWritten = 104
 
 // last returns the version of the latest write of key, or the floor, if that is higher.
 func (w *lastWrites) last(key string) uint64 {
@@ -157,7 +158,8 @@ func (w *lastWrites) isNowhere(key string, version uint64) {
 	defer w.mu.Unlock()
 	hash := xxhash.Sum64String(key)
 	if l := w.known[hash]; l.version == version {
-		w.known[hash] = lastWrite{version, false}
+		l.elsewhere = false
+		w.known[hash] = l
 	}
 }
 
@@ -166,7 +168,8 @@ func (w *lastWrites) areNowhere() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for hash, l := range w.known {
-		w.known[hash] = lastWrite{l.version, false}
+		l.elsewhere = false
+		w.known[hash] = l
 	}
 }
 
@@ -178,7 +181,7 @@ func (w *lastWrites) note(key string, version uint64, elsewhere bool, now, until
 	}
 	hash := xxhash.Sum64String(key)
 	if l := w.known[hash]; version > l.version || version == l.version && !elsewhere {
-		w.known[hash] = lastWrite{version, elsewhere}
+		w.known[hash] = lastWrite{version, now, elsewhere}
 	}
 	w.order = append(w.order, writtenAt{hash, version, until})
 	for len(w.order) > w.most || w.order[0].until <= now {

@@ -507,6 +507,45 @@ func TestReplicaThatDoesNotSeeItselfWrites(t *testing.T) {
 	})
 }
 
+// A replica that does not see itself listed keeps what it is given for as long as what it has lost: until lists agree.
+func TestReplicaThatDoesNotSeeItselfKeepsWhatItIsGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		f.See(1, 0, 2)
+		time.Sleep(25 * time.Second)
+		must(t, f.groups[2].Set(t.Context(), key, "value"))
+		time.Sleep(10 * time.Second) // what it had before is gone
+		f.Kill(0)
+		f.See(2, 1, 2)
+		time.Sleep(5 * time.Second)
+		f.See(1, 1, 2)
+		want(t, f, 1, key, "value")
+		want(t, f, 2, key, "value")
+	})
+}
+
+// What a replica was given by the list of somebody else is not kept for ever.
+func TestWhatOthersDoNotGiveAnyMoreIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })
+		f.See(1, 0, 2)
+		time.Sleep(25 * time.Second)
+		must(t, f.groups[2].Set(t.Context(), key, "value"))
+		f.See(0, 0, 2)
+		f.See(2, 0, 2)
+		time.Sleep(20 * time.Second)
+		if n := f.groups[1].Stats().Entries; n != 1 {
+			t.Errorf("it has %d entries after 20 s, want 1", n)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := f.groups[1].Stats().Entries; n != 0 {
+			t.Errorf("it still has %d entries", n)
+		}
+	})
+}
+
 // A replica that has lost a key to another for a while has nothing old of it when it is a replica again.
 func TestReplicaThatIsOneAgainHasNothingOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

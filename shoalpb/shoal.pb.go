@@ -905,6 +905,7 @@ type Hello struct {
 	Untold        bool    `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
 	Left          bool    `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
 	Behind        *Behind `protobuf:"bytes,12,opt,name=behind,proto3" json:"behind,omitempty"`
+	Views         uint64  `protobuf:"varint,13,opt,name=views,proto3" json:"views,omitempty"` // how many it had had when it said so; it may have had one more when it sent that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1022,13 @@ func (x *Hello) GetBehind() *Behind {
 		return x.Behind
 	}
 	return nil
+}
+
+func (x *Hello) GetViews() uint64 {
+	if x != nil {
+		return x.Views
+	}
+	return 0
 }
 
 // Behind is who may have missed writes that the sender knows of. What they hold is not to be taken over until a later one of the
@@ -3342,7 +3350,7 @@ const file_shoal_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\x06R\x02by\"\xc4\x02\n" +
+	"\x02by\x18\x02 \x01(\x06R\x02by\"\xda\x02\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\fR\x04zone\x12\x16\n" +
@@ -3356,7 +3364,8 @@ const file_shoal_proto_rawDesc = "" +
 	"\x06untold\x18\n" +
 	" \x01(\bR\x06untold\x12\x12\n" +
 	"\x04left\x18\v \x01(\bR\x04left\x12(\n" +
-	"\x06behind\x18\f \x01(\v2\x10.shoal.v1.BehindR\x06behind\"<\n" +
+	"\x06behind\x18\f \x01(\v2\x10.shoal.v1.BehindR\x06behind\x12\x14\n" +
+	"\x05views\x18\r \x01(\x04R\x05views\"<\n" +
 	"\x06Behind\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x03R\x02at\x12\"\n" +
 	"\fincarnations\x18\x02 \x03(\x06R\fincarnations\"Q\n" +
