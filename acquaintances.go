@@ -17,8 +17,10 @@ import (
 // everybody returns who must be told of a write that may be news to anybody: the other members, and strangers who answer; and who
 // may be told, as the rest of past.
 func (p *peers) everybody() (must, may []*peer) {
-	must = p.others()
-	for _, m := range p.past(p.clock.now()) {
+	strangers := p.known.strangers(p.clock.now()) // before the view, or who becomes a member meanwhile would be neither
+	v := p.view.Load()
+	must = v.others()
+	for _, m := range p.past(v, strangers) {
 		if p.known.isStranger(m) && !m.counts.breaker.open.Load() {
 			must = append(must, m)
 		} else {
@@ -28,12 +30,10 @@ func (p *peers) everybody() (must, may []*peer) {
 	return must, may
 }
 
-// past returns those who may own keys by their own views, and are not in this process's: strangers, and members of former
-// views.
-func (p *peers) past(now time.Duration) []*peer {
-	v := p.view.Load()
-	past := p.known.strangers(now)
-	for m := range v.formerMembers(now, p.window) {
+// past returns those who may own keys by their own views, and are not in v: strangers, and members of former views.
+func (p *peers) past(v *view, strangers []*peer) []*peer {
+	past := slices.DeleteFunc(strangers, v.has)
+	for m := range v.formerMembers(p.clock.now(), p.window) {
 		j, ok := v.find(m.ID)
 		isThere := ok && v.members[j].Addr == m.Addr || m.incarnation == p.incarnation
 		if !isThere && !slices.ContainsFunc(past, func(s *peer) bool { return s.ID == m.ID && s.Addr == m.Addr }) {
@@ -234,16 +234,14 @@ func (a *acquaintances) forget(incarnation, views uint64) bool {
 	return true
 }
 
-// joins takes note that a process is a member, and reports whether it was a stranger.
-func (a *acquaintances) joins(incarnation uint64) bool {
+// joins takes note that a stranger is a member.
+func (a *acquaintances) joins(incarnation uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.byIncarnation[incarnation] == nil {
-		return false
+	if a.byIncarnation[incarnation] != nil {
+		delete(a.byIncarnation, incarnation)
+		a.count.Add(-1)
 	}
-	delete(a.byIncarnation, incarnation)
-	a.count.Add(-1)
-	return true
 }
 
 // strangers returns those that have been heard of lately.

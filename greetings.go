@@ -176,7 +176,7 @@ func (p *peers) tellMet(ctx context.Context, m met) error {
 // mayHaveMissed reports whether a process may have missed writes of which this one knows.
 func (p *peers) mayHaveMissed(m met) bool {
 	_, away := p.known.absence(m.incarnation)
-	return away || m.acted > 0 || p.known.untold(m.incarnation) != nil
+	return away || m.acted > 0 || !p.view.Load().has(m.peer)
 }
 
 // brief tells a process that has greeted what it has missed, and reports whether it could: before it has its answer, for it acts

@@ -651,10 +651,13 @@ func TestWordThatIsOlderThanItsMessageIsNotTheLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 1, nil, nil, nil)
 		hello := func(owns bool, views uint64) {
-			post(t, f.Cache(0), marshal(t, &shoalpb.Request{
+			_, reply := post(t, f.Cache(0), marshal(t, &shoalpb.Request{
 				Sender: &shoalpb.Sender{Id: []byte("stranger"), Incarnation: 7, Views: 2},
 				Op:     &shoalpb.Request_Hello{Hello: &shoalpb.Hello{Addr: []byte("http://nowhere"), Weight: 1, Owns: owns, Views: views}},
 			}))
+			if is := reply.GetSender().GetViews(); reply.GetHello().GetViews() != is || is == 0 {
+				t.Errorf("it has had %d views, and says %d", is, reply.GetHello().GetViews())
+			}
 		}
 		hello(true, 2)
 		hello(false, 1)

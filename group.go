@@ -233,6 +233,7 @@ type group struct {
 	journal   journal                     // writes that this process has taken, and purges
 
 	written lastWrites // where there are replicas, or no getter
+	given   given      // where there are replicas
 	fills   fills
 
 	freezing sync.Mutex    // guards thawAt, and is held while what is frozen is dropped

@@ -304,11 +304,15 @@ func (g *group) thaw() {
 	if g.thawAt == 0 || now < g.thawAt || g.cache.left.Load() {
 		return
 	}
-	next := g.retainLately(v, now)
+	given := g.retainLately(v, now)
+	var next time.Duration
 	for i := range v.former {
 		if thaws := v.former[i].thaws; thaws > now && (next == 0 || thaws < next) {
 			next = thaws
 		}
+	}
+	if soon := now + g.cache.peers.window/8; given && (next == 0 || soon < next) {
+		next = soon
 	}
 	if next == 0 {
 		g.main.frozen.Store(false)
@@ -327,20 +331,12 @@ func (g *group) thawLate(old *view) {
 	}
 }
 
-// retainLately drops what this process does not keep by v, nor did by a view, or was given by somebody else's, so short a time ago
-// that others may need it. It returns when the first of what it was given is to go, or 0.
-func (g *group) retainLately(v *view, now time.Duration) (next time.Duration) {
-	g.main.retain(func(key string) bool {
-		if v.keptLately(key, g.owners, now) {
-			return true
-		}
-		until := g.written.of(key).at + g.cache.peers.window/2
-		if until > now && (next == 0 || until < next) {
-			next = until
-		}
-		return until > now
-	})
-	return next
+// retainLately drops what this process neither keeps by v, nor kept by another view, nor was given by somebody who takes it for a
+// replica, so short a time ago that others may need it. It reports whether there is any of the last.
+func (g *group) retainLately(v *view, now time.Duration) (given bool) {
+	given = g.given.forget(now - g.cache.peers.window/2)
+	g.main.retain(func(key string) bool { return v.keptLately(key, g.owners, now) || given && g.given.has(key) })
+	return given
 }
 
 // keptLately reports whether this process is among the n that keep key, or was so short a time ago that they may need it.

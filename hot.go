@@ -53,10 +53,11 @@ func (g *group) leaseOf(f found, lease time.Duration) time.Duration {
 	return lease
 }
 
-// tableSizes returns how large the tables of a group may become beside its values: together about 2% of its memory.
-func tableSizes(maxBytes int64) (leases, rates, records, written, touched int) {
+// tableSizes returns how large the tables of a group may become beside its values: together up to 3% of its memory.
+func tableSizes(maxBytes int64) (leases, rates, records, written, given, touched int) {
 	size := func(each, least, most int64) int { return int(min(max(maxBytes/200/each, least), most)) }
-	return size(bytesPerLease, 16, 16_384), size(bytesPerRate, 64, 8_192), size(bytesPerRecord, 16, 16_384), size(bytesPerWritten, 16, 16_384), size(8, 64, 32_768)
+	return size(bytesPerLease, 16, 16_384), size(bytesPerRate, 64, 8_192), size(bytesPerRecord, 16, 16_384), size(bytesPerWritten, 16, 16_384),
+		size(bytesPerGiven, 64, 131_072), size(8, 64, 32_768)
 }
 
 const bytesPerLease, bytesPerRate = 160, 24

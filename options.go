@@ -276,7 +276,7 @@ func newGroup(c *Cache, name string, s settings) *group {
 		g.main.hotRate = s.hotRate
 	}
 	g.main.replicas, g.main.serves = s.owners > 1, g.servesFor
-	g.leases.most, g.rates.most, g.journal.most, g.written.most, g.touched.most = tableSizes(s.maxBytes)
+	g.leases.most, g.rates.most, g.journal.most, g.written.most, g.given.most, g.touched.most = tableSizes(s.maxBytes)
 	g.fills.keys = make(chan string, mostFills)
 	g.main.rates.most = g.rates.most
 	return g

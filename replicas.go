@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -122,11 +123,10 @@ type lastWrites struct {
 	floor uint64
 }
 
-// A lastWrite is the version of the latest write of a key, when this process took it, was given what was written, or heard of it,
-// and whether that was all, and it dropped the key: then somebody else may have what was written.
+// A lastWrite is the version of the latest write of a key, and whether this process was only told to drop the key for it: then
+// somebody else may have what was written.
 type lastWrite struct {
 	version   uint64
-	at        time.Duration // on the clock
 	elsewhere bool
 }
 
@@ -136,7 +136,7 @@ type writtenAt struct {
 }
 
 // bytesPerWritten is about what one takes.
-const bytesPerWritten = 104
+const bytesPerWritten = 96
 
 // last returns the version of the latest write of key, or the floor, if that is higher.
 func (w *lastWrites) last(key string) uint64 {
@@ -181,7 +181,7 @@ func (w *lastWrites) note(key string, version uint64, elsewhere bool, now, until
 	}
 	hash := xxhash.Sum64String(key)
 	if l := w.known[hash]; version > l.version || version == l.version && !elsewhere {
-		w.known[hash] = lastWrite{version, now, elsewhere}
+		w.known[hash] = lastWrite{version, elsewhere}
 	}
 	w.order = append(w.order, writtenAt{hash, version, until})
 	for len(w.order) > w.most || w.order[0].until <= now {
@@ -258,9 +258,50 @@ func (g *group) replicate(r replica, fill bool, purges int64) (newer uint64) {
 	g.main.shrink(cost)
 	g.counts.replicated.Add(1)
 	if !g.keeps(r.key) {
-		g.freeze(g.cache.clock.now() + g.cache.peers.window/2)
+		now := g.cache.clock.now()
+		g.given.note(r.key, now)
+		g.freeze(now + g.cache.peers.window/2)
 	}
 	return newer
+}
+
+// given says when this process was given keys as a replica that it is not by its own view. Those for which there is no room are
+// kept only as long as others.
+type given struct {
+	most int
+
+	mu sync.Mutex               // guards at
+	at map[uint64]time.Duration // by hash
+}
+
+// bytesPerGiven is about what one takes.
+const bytesPerGiven = 32
+
+func (w *given) note(key string, now time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.at == nil {
+		w.at = make(map[uint64]time.Duration)
+	}
+	hash := xxhash.Sum64String(key)
+	if _, known := w.at[hash]; known || len(w.at) < w.most {
+		w.at[hash] = now
+	}
+}
+
+// forget forgets what was given by then, and reports whether anything is left.
+func (w *given) forget(then time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.at, func(_ uint64, at time.Duration) bool { return at <= then })
+	return len(w.at) > 0
+}
+
+func (w *given) has(key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.at[xxhash.Sum64String(key)]
+	return ok
 }
 
 // raise gives what this process, which owns key, has of it now a version above that, and returns it.

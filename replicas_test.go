@@ -507,7 +507,7 @@ func TestReplicaThatDoesNotSeeItselfWrites(t *testing.T) {
 	})
 }
 
-// A replica that does not see itself listed keeps what it is given for as long as what it has lost: until lists agree.
+// A replica that does not see itself listed keeps what it is given for half of Warm, whatever it drops meanwhile of what it has lost.
 func TestReplicaThatDoesNotSeeItselfKeepsWhatItIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
@@ -515,6 +515,9 @@ func TestReplicaThatDoesNotSeeItselfKeepsWhatItIsGiven(t *testing.T) {
 		f.See(1, 0, 2)
 		time.Sleep(25 * time.Second)
 		must(t, f.groups[2].Set(t.Context(), key, "value"))
+		for i := range 5_000 {
+			f.groups[2].Set(t.Context(), fmt.Sprint("other ", i%100), "value") // those that 1 owns go nowhere
+		}
 		time.Sleep(10 * time.Second) // what it had before is gone
 		f.Kill(0)
 		f.See(2, 1, 2)
@@ -525,8 +528,56 @@ func TestReplicaThatDoesNotSeeItselfKeepsWhatItIsGiven(t *testing.T) {
 	})
 }
 
+// What a process kept by a list that nobody else had any more is dropped before others cease to tell it of writes.
+func TestLastWritesOfALaggardAreNotKeptForLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return f.Owner(key) == 2 && nextAmong(key, 0, 1, 2) == 1 })
+		time.Sleep(3 * time.Minute)
+		f.See(0, 0)
+		time.Sleep(2 * time.Minute)
+		must(t, f.groups[2].Set(t.Context(), key, "old"))
+		f.See(1, 0)
+		f.See(2, 0)
+		for i := 1; i < 3; i++ {
+			f.groups[i].Get(t.Context(), "another") // 0 hears that they agree
+		}
+		time.Sleep(5 * time.Second) // … and tells them of writes for so long
+		for i := 1; i < 3; i++ {
+			if n := f.groups[i].Stats().Entries; n != 0 {
+				t.Errorf("%d keeps %d entries", i, n)
+			}
+		}
+	})
+}
+
+// Of two that take themselves for the owner one dies. The other tells its replica, a stranger, what it has missed when it greets.
+func TestWhatWasGivenByAnOwnerThatDiedIsNotServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
+		key := keyWhere(func(key string) bool { return ownerAmong(key, 1, 2) == 2 && ownerAmong(key, 0, 1) == 1 })
+		other := ownedBy(f.Cluster, 0, 0)
+		time.Sleep(3 * time.Minute)
+		f.See(0, 0)
+		time.Sleep(2 * time.Minute)
+		f.See(2, 1, 2)
+		f.See(1, 0)
+		f.groups[1].Get(t.Context(), other)
+		time.Sleep(10 * time.Second)
+		must(t, f.groups[2].Set(t.Context(), key, "old"))
+		f.Kill(2)
+		if err := f.groups[0].Set(t.Context(), other, "value"); err == nil {
+			t.Error("0 does not tell 2 of a write")
+		}
+		time.Sleep(5 * time.Second)
+		must(t, f.groups[0].Set(t.Context(), key, "new"))
+		f.See(1, 0, 1)
+		want(t, f, 1, key, "new")
+	})
+}
+
 // What a replica was given by the list of somebody else is not kept for ever.
-func TestWhatOthersDoNotGiveAnyMoreIsDropped(t *testing.T) {
+func TestWhatIsGivenByOthersListsIsDroppedInTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet[string](t, 3, nil, nil, &shoal.GroupOptions[string]{Owners: 2})
 		key := keyWhere(func(key string) bool { return f.Owner(key) == 0 && nextAmong(key, 0, 1, 2) == 1 })

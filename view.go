@@ -251,8 +251,9 @@ func (p *peers) swap(members []*peer, alone bool) {
 	v.former = append(v.former, last)
 	p.view.Store(v)
 	for i, m := range v.members {
-		if i != v.self && p.known.joins(m.incarnation) {
+		if i != v.self && p.known.isStranger(m) {
 			p.differs.Store(int64(v.since)) // it may just have been told by that name
+			p.known.joins(m.incarnation)
 		}
 	}
 	p.swapped(old, v)
@@ -297,8 +298,9 @@ func (p *peers) swap(members []*peer, alone bool) {
 func (p *peers) owns(key string) bool { return p.view.Load().owns(key) }
 
 // others returns the members of the view but this process.
-func (p *peers) others() []*peer {
-	v := p.view.Load()
+func (p *peers) others() []*peer { return p.view.Load().others() }
+
+func (v *view) others() []*peer {
 	others := make([]*peer, 0, len(v.members))
 	for i, m := range v.members {
 		if i != v.self {

@@ -905,7 +905,7 @@ type Hello struct {
 	Untold        bool    `protobuf:"varint,10,opt,name=untold,proto3" json:"untold,omitempty"` // the other side could not be told of writes before it was known
 	Left          bool    `protobuf:"varint,11,opt,name=left,proto3" json:"left,omitempty"`     // it has left its peers, and lets them pull what it has
 	Behind        *Behind `protobuf:"bytes,12,opt,name=behind,proto3" json:"behind,omitempty"`
-	Views         uint64  `protobuf:"varint,13,opt,name=views,proto3" json:"views,omitempty"` // how many it had had when it said so; it may have had one more when it sent that
+	Views         uint64  `protobuf:"varint,13,opt,name=views,proto3" json:"views,omitempty"` // how many it had had when it said so; it may have had more when it sent that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
