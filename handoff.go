@@ -129,7 +129,7 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 	answered, isOpen := g.getter != nil, false
 	all := v.predecessors(former, f.Key(), g.owners, g.getter == nil)
 	keepers := min(g.owners, len(all))
-	if elsewhere { // maybe where others see the owner, who took the write
+	if g.getter == nil { // who own key by views of their own may have taken a write
 		all = p.andStrangers(all, f.Key(), 2*mostPeeksForGood, now)
 	}
 	isNowhere := true // so far as anybody says who might have it
@@ -146,10 +146,10 @@ func (g *group) inherit(ctx context.Context, f *loadFlight) (result found, ok bo
 				unanswered = err
 			}
 		}
-		if last.elsewhere && err != nil && !holdsNothing(err) { // it may have taken the write
+		if (last.elsewhere || gone > 0) && err != nil && !holdsNothing(err) { // it may have taken the write that somebody knows of
 			isNowhere = false
 			heard, isStranger := p.known.heard(before.incarnation)
-			if isStranger && now-heard < p.window/4 || i >= keepers && v.has(before) {
+			if isStranger && now-heard < p.window/4 || last.elsewhere && i >= keepers && v.has(before) {
 				unanswered, isOpen = err, true
 			}
 		}

@@ -111,6 +111,36 @@ func TestWriteTakenByWhoWasListedLatelyIsFoundLater(t *testing.T) {
 	})
 }
 
+// So is what a process has never heard of: it has been started since, into a list without the owner.
+func TestWhatAStrangerHasIsFoundByWhoHasJustBeenStarted(t *testing.T) {
+	for _, owners := range []int{1, 2} {
+		for name, silent := range map[string]bool{"there": false, "silent": true} {
+			t.Run(fmt.Sprint(owners, " owners, ", name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					opts := &shoal.GroupOptions[string]{Owners: owners}
+					f := newFleet[string](t, 3, nil, nil, opts)
+					key := keyWhere(func(key string) bool { return f.Owner(key) == 2 && nextAmong(key, 0, 1, 2) == 1 })
+					must(t, f.groups[2].Set(t.Context(), key, "value"))
+					time.Sleep(time.Minute) // 0 still knows of that, but need not tell it
+					f.Kill(1)
+					f.See(1, 0, 1)
+					f.join(1, nil, opts)
+					must(t, f.Cache(1).Ready(t.Context()))
+					if silent {
+						f.noLink(1, 2)
+						if v, err := f.groups[1].Get(t.Context(), key); err == nil || errors.Is(err, shoal.ErrNotFound) {
+							t.Errorf("%q, %v", v, err)
+						}
+						f.Heal()
+						time.Sleep(10 * time.Second)
+					}
+					want(t, f, 1, key, "value")
+				})
+			})
+		}
+	}
+}
+
 // … or lists it, and it is not the owner by the own view. That another, who owns the key by that, has something old is no answer.
 func TestWriteTakenByAMemberThatDoesNotOwnTheKeyIsFoundLater(t *testing.T) {
 	for _, old := range []bool{false, true} {
