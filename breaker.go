@@ -2,6 +2,7 @@ package shoal
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -15,7 +16,7 @@ type breaker struct {
 	until   atomic.Int64 // on the clock, when one question may find out whether it is back, since nobody greets it
 	strikes atomic.Int64 // questions without an answer, with nothing but answers to greetings in between
 	struck  atomic.Int64 // when the last was, on the clock
-	missed  atomic.Int64 // questions that have come to nothing since the last word, for whatever reason
+	vain    atomic.Int64 // for how long, at most, an answer has been waited for in vain since the last word
 	told    atomic.Int64 // when isDueAgain last said so
 	rest    atomic.Int64 // until when an answer to a greeting does not close it
 }
@@ -40,19 +41,31 @@ func (b *breaker) isOpen(now time.Duration) bool {
 	return int64(now) < until || !b.until.CompareAndSwap(until, int64(now+strangerRest))
 }
 
-// isHere reports whether every question has been answered since the last word from there.
-func (b *breaker) isHere() bool { return b.missed.Load() == 0 }
+// isHere reports whether nothing has been asked in vain since the last word from there.
+func (b *breaker) isHere() bool { return b.vain.Load() == 0 }
+
+// isSilent reports whether an answer has been waited for in vain for that long since the last word from there, or cannot come.
+func (b *breaker) isSilent(wait time.Duration) bool { return b.vain.Load() >= int64(wait) }
+
+// missed takes note that an answer has been waited for in vain for that long.
+func (b *breaker) missed(wait time.Duration) {
+	for {
+		if vain := b.vain.Load(); vain >= int64(wait) || b.vain.CompareAndSwap(vain, int64(wait)) {
+			return
+		}
+	}
+}
 
 // isDueAgain reports, once a second at most, that whoever greets members is to be told that this one is silent, in case that has
 // been missed.
 func (b *breaker) isDueAgain(now time.Duration) bool {
 	last := b.told.Load()
-	return int64(now)-last > int64(time.Second) && b.told.CompareAndSwap(last, int64(now))
+	return (last == 0 || int64(now)-last > int64(time.Second)) && b.told.CompareAndSwap(last, int64(now))
 }
 
 // failed takes note that a question sent at that time came to nothing.
 func (b *breaker) failed(sent, now time.Duration, member bool) {
-	b.missed.Add(1)
+	b.missed(math.MaxInt64)
 	if struck := b.struck.Load(); int64(sent) > struck || struck == 0 { // those that were sent together count once
 		b.struck.Store(int64(max(now, 1)))
 		if n := b.strikes.Add(1); n > 1 {
@@ -70,10 +83,10 @@ func (b *breaker) failed(sent, now time.Duration, member bool) {
 
 // heard takes note of a word from there; answer says whether it is to a question. It reports whether that has closed it.
 func (b *breaker) heard(clock *clock, answer bool) (closed bool) {
-	if !b.open.Load() && b.missed.Load() == 0 && (!answer || b.strikes.Load() == 0) {
+	if !b.open.Load() && b.vain.Load() == 0 && (!answer || b.strikes.Load() == 0) {
 		return false
 	}
-	b.missed.Store(0)
+	b.vain.Store(0)
 	if answer && b.strikes.Load() != 0 {
 		b.strikes.Store(0)
 		b.rest.Store(0)
@@ -85,6 +98,12 @@ func (b *breaker) heard(clock *clock, answer bool) (closed bool) {
 	return b.open.Swap(false)
 }
 
+// attended takes note that the process is greeted until it answers, and no caller needs to find out.
+func (b *breaker) attended(now time.Duration) {
+	b.missed(math.MaxInt64)
+	b.until.Store(int64(now + time.Hour))
+}
+
 // unattended takes note that the process is not a member any more, and so is not greeted.
 func (b *breaker) unattended(now time.Duration) {
 	b.until.Store(min(b.until.Load(), int64(now+strangerRest)))
@@ -94,6 +113,6 @@ func (b *breaker) unattended(now time.Duration) {
 func (b *breaker) reset() {
 	b.strikes.Store(0)
 	b.rest.Store(0)
-	b.missed.Store(0)
+	b.vain.Store(0)
 	b.open.Store(false)
 }

@@ -126,19 +126,32 @@ func (k *call) next(ctx context.Context) (*shoalpb.Reply, error) {
 	reply, err := k.receive(ctx)
 	if p != nil && err != nil && ctx.Err() == nil { // it is no fault of the peer's that nobody waits any more
 		p.counts.failed(err)
-		if _, refused := errors.AsType[*refusedError](err); !refused {
-			p.counts.breaker.missed.Add(1)
-		}
-		if !k.answered && !errors.Is(err, errHurried) && err != errBusy {
-			member := k.cache.peers.isMember(p)
-			p.counts.breaker.failed(k.sent, k.cache.clock.now(), member)
-			if member {
-				k.cache.peers.noticed(sighting{id: p.ID}) // who greets it until it answers
-			}
+		if !k.answered && err != errBusy {
+			k.unanswered(errors.Is(err, errHurried))
 		}
 	}
 	return reply, err
 }
+
+// unanswered takes note that nothing has come from the peer. A member is greeted then, until it answers: callers who have little
+// time do not find out by themselves that it is silent.
+func (k *call) unanswered(hurried bool) {
+	b, now, member := &k.peer.counts.breaker, k.cache.clock.now(), k.cache.peers.isMember(k.peer)
+	long := true
+	if hurried {
+		waited := now - max(k.sent, time.Duration(k.wire.heard.Load()))
+		b.missed(waited)
+		long = waited >= k.cache.shortWait()
+	} else {
+		b.failed(k.sent, now, member)
+	}
+	if member && (long || b.isDueAgain(now)) {
+		k.cache.peers.noticed(sighting{id: k.peer.ID})
+	}
+}
+
+// shortWait is how long an answer may take that needs nothing but a look at memory.
+func (c *Cache) shortWait() time.Duration { return c.opts.PeerTimeout / 5 }
 
 // errHurried is why a question has no answer whose caller could not wait for it as long as PeerTimeout.
 var errHurried = errors.New("there is no more time for it")

@@ -41,6 +41,7 @@ const firstRetry, lastProbe, lastRetry = 100 * time.Millisecond, time.Second, 10
 func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
 	last := lastRetry
 	for retry := firstRetry; ; retry = min(2*retry, last) {
+		asked := p.clock.now()
 		met, err := p.hello(ctx, addr)
 		switch {
 		case err != nil:
@@ -61,6 +62,7 @@ func (p *peers) greet(ctx context.Context, addr string, c *candidate) {
 			select {
 			case <-c.wake:
 				woken = true
+				sleep(ctx, firstRetry-(p.clock.now()-asked)) // each caller that waits in vain wakes it
 			case <-ctx.Done():
 			}
 		} else if woken = pause(ctx, retry, c.wake); woken {
@@ -84,7 +86,7 @@ func (p *peers) answered(c *candidate, g greeting, turn int) (changed bool) {
 		switch {
 		case c.met == nil:
 		case g.err != nil:
-			p.isSilent(c.met)
+			p.fellSilent(c.met, true)
 			c.again()
 		case c.met.incarnation != g.met.incarnation:
 			c.again() // it must be told first what it may have missed
@@ -95,6 +97,9 @@ func (p *peers) answered(c *candidate, g greeting, turn int) (changed bool) {
 	first := !c.asked
 	c.asked = true
 	if g.err != nil {
+		if _, refused := errors.AsType[*refusedError](g.err); g.met == nil && c.met != nil && !refused {
+			p.fellSilent(c.met, false)
+		}
 		return first
 	}
 	if c.met == nil || c.met.incarnation != g.met.incarnation {
@@ -129,12 +134,21 @@ func (p *peers) report(c *candidate, g greeting) {
 	}
 }
 
-// isSilent takes note that a member could not be greeted, and may miss writes from now on.
-func (p *peers) isSilent(m *peer) {
+// fellSilent takes note that a member has not answered a greeting, unless it has given a word since it was asked in vain; and that
+// it may miss writes from now on, if that was to tell it of a change of view.
+func (p *peers) fellSilent(m *peer, rolled bool) {
 	v := p.view.Load()
-	if i, ok := v.find(m.ID); ok && v.members[i].incarnation == m.incarnation {
-		now := p.clock.now()
-		v.members[i].counts.breaker.failed(now, now, true)
+	i, ok := v.find(m.ID)
+	if !ok || v.members[i].incarnation != m.incarnation {
+		return
+	}
+	switch b, now := &v.members[i].counts.breaker, p.clock.now(); {
+	case b.open.Load():
+		b.attended(now)
+	case rolled || !b.isHere():
+		b.failed(now, now, true)
+	}
+	if rolled {
 		p.known.leaves(m, v.since)
 	}
 }
@@ -155,7 +169,7 @@ func wake(candidates map[string]*candidate, s sighting) {
 		}
 	}
 	for addr, c := range candidates {
-		if c.met == nil || c.met.ID == s.id || addr == s.addr {
+		if c.met == nil && s.incarnation != 0 || c.met != nil && c.met.ID == s.id || addr == s.addr {
 			c.again()
 		}
 	}

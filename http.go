@@ -389,7 +389,7 @@ func (c *Cache) heard(s *shoalpb.Sender) {
 		agrees := s.GetView() == c.peers.view.Load().digest
 		c.peers.compare(agrees)
 		if p.counts.isDue(agrees, c.clock.now()) { // it may not know this process any more
-			c.peers.noticed(sighting{id: p.ID})
+			c.peers.noticed(sighting{id: p.ID, addr: p.Addr})
 		}
 	}
 }

@@ -372,7 +372,7 @@ func (c *Cache) peek(ctx context.Context, p *peer, g *group, key string, hold bo
 	k := c.tell(p, g, 0)
 	defer k.end()
 	if hold || g.getter != nil {
-		k.patience /= 5 // an answer takes no time
+		k.patience = c.shortWait()
 	}
 	k.req.Op = &shoalpb.Request_Peek{Peek: &shoalpb.Peek{Key: []byte(key), Hold: hold}}
 	reply, err := k.next(ctx)

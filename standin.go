@@ -206,8 +206,8 @@ func (g *group) inPlace(ctx context.Context, f *loadFlight) (p placing, err erro
 	p.until = sent + maxLease
 	g.standing.add(owner.ID, f.Key(), sent)
 	owner.counts.stoodIn.Store(true) // from now on, a word of the owner forgets this flight
-	if there.isHere() {
-		p.until = 0 // it has just come
+	if !there.isSilent(g.cache.shortWait()) {
+		p.until = 0 // it has just come, or only had no time to answer: it may write without a word to this process
 	}
 	return p, nil
 }

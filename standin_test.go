@@ -2,6 +2,7 @@ package shoal_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -250,6 +251,247 @@ func TestSilentOwnerCostsNothingForLong(t *testing.T) {
 		if n := f.groups[0].Stats().Requests - before; n != 4 {
 			t.Errorf("the owner has been asked %d times of 4", n)
 		}
+	})
+}
+
+// So it is if no caller has the time to find out that the owner is silent.
+func TestSilentOwnerCostsHurriedCallersNothingForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 0, 100)
+		f.calm(t)
+		f.Partition([]int{0}, []int{1, 2})
+		began := time.Now()
+		for n, key := range keys {
+			for i := 1; i < 3; i++ {
+				asked := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+				_, err := f.groups[i].Get(ctx, key)
+				cancel()
+				if took := time.Since(asked); err != nil || took > 0 && asked.Sub(began) > time.Second {
+					t.Errorf("%v after it fell silent, Get %d: %v after %v", asked.Sub(began), n, err, took)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
+// A stream on which nothing comes any more is given up though callers with little time go on asking over it.
+func TestDeadStreamIsGivenUpByHurriedCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, nil, upper, nil)
+		keys := allOwnedBy(f.Cluster, 0, 100)
+		f.calm(t)
+		_, err := f.groups[1].GetMany(t.Context(), keys[:5]) // on a stream
+		must(t, err)
+		f.Loss(0, 1, 1)
+		began := time.Now()
+		time.AfterFunc(100*time.Millisecond, f.Heal)
+		var wg sync.WaitGroup
+		for _, key := range keys[5:] {
+			wg.Go(func() {
+				asked := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), 240*time.Millisecond)
+				defer cancel()
+				_, err := f.groups[1].Get(ctx, key)
+				if took := time.Since(asked); asked.Sub(began) > 2*time.Second && (err != nil || took > 0) {
+					t.Errorf("%v later: %v after %v", asked.Sub(began), err, took)
+				}
+			})
+			time.Sleep(50 * time.Millisecond)
+		}
+		wg.Wait()
+	})
+}
+
+// An owner that only had too little time to answer writes without a word to who has loaded the key in its place.
+func TestStandInKeepsNothingOfAnOwnerThatIsOnlySlow(t *testing.T) {
+	for name, gets := range map[string]int{"once": 1, "often": 10} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s source
+				f := newFleet(t, 2, nil, s.get, nil)
+				f.calm(t)
+				for _, key := range allOwnedBy(f.Cluster, 0, 20) {
+					s.set(key, "old")
+					f.Delay(0, 1, 5*time.Millisecond)
+					for range gets {
+						ctx, cancel := context.WithTimeout(t.Context(), 4*time.Millisecond)
+						if v, err := f.groups[1].Get(ctx, key); v != "old" && !errors.Is(err, context.DeadlineExceeded) {
+							t.Errorf("%q, %v", v, err)
+						}
+						cancel()
+					}
+					s.set(key, "new")
+					must(t, f.groups[0].Set(t.Context(), key, "new"))
+					want(t, f, 1, key, "new")
+					f.Heal()
+					time.Sleep(time.Second)
+				}
+			})
+		})
+	}
+}
+
+// Whatever a stand-in keeps, the owner is greeted, and the copy ends with its answer: also the second time within a second.
+func TestEveryStandInGreetsTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		f.calm(t)
+		keys := allOwnedBy(f.Cluster, 0, 2)
+		for _, key := range keys {
+			s.set(key, "old")
+		}
+		for _, key := range keys {
+			ctx, cancel := context.WithTimeout(t.Context(), 240*time.Millisecond)
+			f.Partition([]int{0}, []int{1})
+			time.AfterFunc(100*time.Millisecond, f.Heal)
+			if v, err := f.groups[1].Get(ctx, key); v != "old" || err != nil { // after 120 ms
+				t.Errorf("%q, %v", v, err)
+			}
+			cancel()
+			time.Sleep(380 * time.Millisecond)
+		}
+		s.set(keys[1], "new")
+		must(t, f.groups[0].Set(t.Context(), keys[1], "new"))
+		want(t, f, 1, keys[1], "new")
+	})
+}
+
+// An owner that is too busy for greetings is not silent: a refusal is a word, and so is an answer on a stream.
+func TestOwnerThatRefusesGreetingsIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy := make(chan struct{})
+		f := newFleet(t, 3, &shoal.Options{MaxRequests: 8}, func(ctx context.Context, key string) (string, error) {
+			if strings.HasPrefix(key, "slow") {
+				<-busy
+			}
+			return strings.ToUpper(key), nil
+		}, nil)
+		f.calm(t)
+		var slow []string
+		for k := 0; len(slow) < 8; k++ {
+			if key := fmt.Sprint("slow ", k); f.Owner(key) == 0 {
+				slow = append(slow, key)
+			}
+		}
+		keys := allOwnedBy(f.Cluster, 0, 50)
+		for _, key := range keys {
+			want(t, f, 0, key, strings.ToUpper(key))
+		}
+		want(t, f, 1, keys[0], strings.ToUpper(keys[0]))
+		time.Sleep(time.Second) // 1 has a stream
+		var wg sync.WaitGroup
+		for _, key := range slow {
+			wg.Go(func() { f.groups[2].Get(t.Context(), key) })
+		}
+		time.Sleep(time.Second)
+		want(t, f, 1, keys[1], strings.ToUpper(keys[1]))
+		f.Delay(0, 1, 5*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Millisecond)
+		f.groups[1].Get(ctx, keys[2]) // which has it greeted
+		cancel()
+		f.Heal()
+		f.loads.Store(0)
+		for _, key := range keys[3:] {
+			time.Sleep(100 * time.Millisecond)
+			want(t, f, 1, key, strings.ToUpper(key))
+			for _, p := range f.Cache(1).Stats().Peers {
+				if p.Silent {
+					t.Fatal("it counts as silent")
+				}
+			}
+		}
+		f.wantLoads(t, 0)
+		close(busy)
+		wg.Wait()
+	})
+}
+
+// A silent member costs nothing after a change of view either.
+func TestSilentMemberAfterAChangeOfViewCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 3, nil, upper, nil)
+		f.calm(t)
+		f.Partition([]int{0}, []int{1, 2})
+		f.See(1, 0, 1) // all are greeted
+		time.Sleep(time.Second)
+		began := time.Now()
+		for k, n := 0, 0; n < 200; k++ {
+			key := fmt.Sprintf("key %d", k)
+			if ownerAmong(key, 0, 1) != 0 {
+				continue
+			}
+			n++
+			asked := time.Now()
+			want(t, f, 1, key, strings.ToUpper(key))
+			if took := time.Since(asked); took > 0 {
+				t.Errorf("%v later, a Get took %v", asked.Sub(began), took)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+// An answer for which nobody waits any more is a word of the owner all the same.
+func TestLateAnswerEndsTheCopyOfAStandIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		f := newFleet(t, 2, nil, s.get, nil)
+		f.calm(t)
+		keys := allOwnedBy(f.Cluster, 0, 10)
+		_, err := f.groups[1].GetMany(t.Context(), keys[5:]) // on a stream
+		must(t, err)
+		for _, key := range keys[:5] {
+			s.set(key, "old")
+			f.Delay(0, 1, 150*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 240*time.Millisecond)
+			if v, err := f.groups[1].Get(ctx, key); v != "old" || err != nil {
+				t.Errorf("%q, %v", v, err)
+			}
+			cancel()
+			time.Sleep(60 * time.Millisecond) // 180 ms since it asked
+			s.set(key, "new")
+			must(t, f.groups[0].Set(t.Context(), key, "new"))
+			want(t, f, 1, key, "new")
+			f.Heal()
+			time.Sleep(5 * time.Second)
+		}
+	})
+}
+
+// An owner whose answer was lost is asked again once that has been waited for, and not taken for silent: it writes without a word to
+// who stands in for it.
+func TestLostAnswerMakesNoStandIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s source
+		began := time.Now()
+		f := newFleet(t, 2, nil, func(ctx context.Context, key string) (string, error) {
+			if time.Since(began) < 20*time.Second {
+				time.Sleep(10 * time.Second)
+			}
+			return s.get(ctx, key)
+		}, nil)
+		f.calm(t)
+		keys := allOwnedBy(f.Cluster, 0, 2)
+		s.set(keys[0], "old")
+		began = time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() { want(t, f, 1, keys[0], "old") })
+		time.Sleep(9 * time.Second)
+		f.Delay(0, 1, time.Hour)
+		time.Sleep(2 * time.Second)
+		f.Heal()
+		want(t, f, 0, keys[0], "old")
+		wg.Wait()
+		if took := time.Since(began); took < 30*time.Second {
+			t.Fatalf("nothing was lost: %v", took)
+		}
+		s.set(keys[0], "new")
+		must(t, f.groups[0].Set(t.Context(), keys[0], "new"))
+		want(t, f, 1, keys[0], "new")
 	})
 }
 

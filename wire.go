@@ -45,7 +45,7 @@ type wire struct {
 	spare     []byte     // for the next
 	going     int        // bytes that are being written
 	writing   bool
-	leftAt    time.Duration // when, on the clock, a caller last left without an answer
+	leftAt    time.Duration // when, on the clock, a caller first left without an answer since the last word
 	added     int64         // bytes, ever
 	taken     int64         // … those that are known to have been read there
 	said      spoken
@@ -221,8 +221,16 @@ func (w *wire) drop(k *call) {
 	w.cancelLocked(k)
 	if !k.done && w.stream && w.err == nil {
 		now := w.cache.clock.now()
-		w.leftAt = now
+		w.leftLocked(now)
 		w.lookLocked(now+w.cache.opts.PeerTimeout, now)
+	}
+}
+
+// leftLocked takes note that a call has been left without an answer, if it is the first since the last word: many that have little
+// time must not keep up a stream on which nothing comes any more.
+func (w *wire) leftLocked(now time.Duration) {
+	if w.leftAt <= time.Duration(w.heard.Load()) {
+		w.leftAt = now
 	}
 }
 
@@ -282,7 +290,7 @@ func (w *wire) lookAfter() {
 		w.freeLocked(k)
 		w.cancelLocked(k)
 		if err := fmt.Errorf("nothing has come from there for %v", k.patience); k.patience < patience {
-			w.leftAt = now
+			w.leftLocked(now)
 			k.arrive(arrival{err: fmt.Errorf("%w: %w", err, errHurried)})
 		} else {
 			k.arrive(arrival{err: fmt.Errorf("%w, PeerTimeout", err)})
@@ -414,9 +422,19 @@ func (w *wire) take(r *bufio.Reader) error {
 		}
 		more = wholeMessage(r)
 	}
+	if w.deliver(some[:n]) {
+		if p := w.cache.peers.knows(w.sender); p != nil {
+			w.cache.isThere(p, false) // though somebody has given it up
+		}
+	}
+	return err
+}
+
+// deliver gives all to the calls that wait for them, and reports whether nobody waits for one of them any more.
+func (w *wire) deliver(all []reply) (late bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, m := range some[:n] {
+	for _, m := range all {
 		if !w.several || w.oneAnswer { // all have this answer
 			for i := range w.slots {
 				if k := w.slots[i].call; k != nil {
@@ -425,9 +443,11 @@ func (w *wire) take(r *bufio.Reader) error {
 			}
 		} else if i := int(m.ID & 0xffff); i < len(w.slots) && w.slots[i].turn == uint16(m.ID>>16) && w.slots[i].call != nil {
 			w.deliverLocked(w.slots[i].call, m)
+		} else {
+			late = true
 		}
 	}
-	return err
+	return late
 }
 
 // A reply is a Reply as a wire sees it.

@@ -83,7 +83,7 @@ func TestFaultsReachExchangesUnderWay(t *testing.T) {
 		took  time.Duration
 	}{
 		"down":      {func(c *Cluster) { c.Down(0) }, time.Second},
-		"partition": {func(c *Cluster) { c.Partition() }, 30*time.Second + time.Second/2}, // LoadTimeout, which it was told, and PeerTimeout
+		"partition": {func(c *Cluster) { c.Partition() }, 30*time.Second + 600*time.Millisecond}, // LoadTimeout, which it was told, PeerTimeout, and a peek
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
