@@ -202,7 +202,9 @@ func (c *Cache) Ready(ctx context.Context) error {
 }
 
 // Shutdown leaves the peers: it tells them so, lets those to whom its keys go pull what it holds of them, the most useful
-// first, until they have all of it or have not asked for a while, in which case it returns nil all the same, waits for writes that are under way, and stops answering.
+// first, until they have all of it or have not asked for a while, in which case it returns nil all the same, waits for writes that
+// are under way, and stops answering. A peer that answers is waited for where nothing can be loaded, as it may learn late that keys
+// are its own: for Warm at most, and if it has not taken them over then, Shutdown returns an error.
 // If ctx ends first, it stops there and returns the context's error; what peers could not be told of writes, they are told no
 // more. Groups go on working, as in a process that owns nothing: with nothing in memory, asking peers, and loading what these
 // do not answer. If ctx ends before Discovery has returned, Shutdown fails and hands nothing over. Call it before the Shutdown of
@@ -217,9 +219,10 @@ func (c *Cache) Shutdown(ctx context.Context) error {
 		g.copies.clear()
 	}
 	c.handover.begin()
+	v := c.peers.view.Load()
 	heirs, err := c.peers.leave(ctx)
 	if err == nil && c.opts.Warm > 0 {
-		if cause := c.handOver(ctx, heirs); cause != nil {
+		if cause := c.handOver(ctx, heirs, v); cause != nil {
 			err = fmt.Errorf("shoal: not all has been handed over: %w", cause)
 		}
 	}

@@ -38,7 +38,7 @@ func (p *peers) leave(ctx context.Context) (heirs []*peer, err error) {
 	}
 	p.pullsEnd(ctx)
 	told := make(map[*peer]bool)
-	for news := p.view.Load().self >= 0; news; { // until they have heard, they ask this process, which answers
+	for news := true; news; { // until they have heard, they ask this process, which answers
 		news = false
 		var wg sync.WaitGroup
 		must, may := p.everybody()
@@ -226,6 +226,13 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 	return true
 }
 
+// hasAll reports whether one has pulled all of those groups, or has left.
+func (h *handover) hasAll(incarnation uint64, groups ...*group) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.hasAllLocked(incarnation, groups)
+}
+
 func (h *handover) hasAllLocked(incarnation uint64, groups []*group) bool {
 	return h.gone[incarnation] || !slices.ContainsFunc(groups, func(g *group) bool { return h.done[handed{incarnation, g}] == nil })
 }
@@ -236,22 +243,54 @@ func (h *handover) begin() {
 	h.begun.Store(true)
 }
 
-// handOver answers peers until its heirs have pulled what was this process's, or nobody has for a while. Its error is that of ctx.
-func (c *Cache) handOver(ctx context.Context, heirs []*peer) error {
+// handOver answers peers until its heirs have pulled what was this process's, or nobody has for a while. For one that answers it
+// waits for longer, where nothing can be loaded: that one may learn late that keys are its own. Before it left, this process saw v. Its
+// error is that of ctx, or says that one has not come.
+func (c *Cache) handOver(ctx context.Context, heirs []*peer, v *view) error {
 	var groups []*group
 	for _, g := range c.allGroups() {
 		if g.main.numbers().entries > 0 {
 			groups = append(groups, g)
 		}
 	}
+	nobodyComes := c.clock.now() + c.peers.window
 	for !c.handover.isDone(heirs, groups) {
 		idle, cancel := context.WithTimeout(ctx, 2*c.opts.PeerTimeout)
 		select {
 		case <-c.handover.news:
-			cancel()
 		case <-idle.Done():
-			cancel()
-			return ctx.Err()
+			late := c.lateHeir(ctx, heirs, groups, v)
+			if ctx.Err() != nil || late == nil {
+				cancel()
+				return ctx.Err()
+			}
+			if c.clock.now() >= nobodyComes {
+				cancel()
+				return fmt.Errorf("peer %s, at %s, has not taken over what was written here", late.ID, late.Addr)
+			}
+		}
+		cancel()
+	}
+	return nil
+}
+
+// lateHeir returns an heir that is there, and has not pulled yet what it could not load.
+func (c *Cache) lateHeir(ctx context.Context, heirs []*peer, groups []*group, v *view) *peer {
+	for _, p := range heirs {
+		if v.self < 0 && p.counts.shown.Load() == v.digest {
+			continue // it has seen for as long that this process owns nothing, and has taken over what is its own
+		}
+		for _, g := range groups {
+			if g.getter != nil || c.handover.hasAll(p.incarnation, g) {
+				continue
+			}
+			if _, _, _, err := c.peek(ctx, p, g, "", false); holdsNothing(err) || p.counts.breaker.open.Load() {
+				continue // it does not have the group, or is silent
+			}
+			if m, err := c.hello(ctx, p.Addr); err == nil && (m.incarnation != p.incarnation || m.left) {
+				break // another is in its place, or it leaves as well
+			}
+			return p
 		}
 	}
 	return nil

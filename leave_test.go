@@ -460,6 +460,144 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// doesNotSeeItself has cache 1 see cache 0 alone, which has written the keys that are returned.
+func doesNotSeeItself(t *testing.T, f *fleet[string], g *shoal.Group[string]) (keys []string) {
+	t.Helper()
+	f.calm(t)
+	f.See(1, 0)
+	time.Sleep(time.Minute)
+	keys = allOwnedBy(f.Cluster, 0, 40)
+	for _, key := range keys {
+		must(t, g.Set(t.Context(), key, "value"))
+	}
+	return keys
+}
+
+// Who does not see itself listed yet takes over later what only the one that leaves has: that waits, until nobody would come any
+// more.
+func TestShutdownWaitsForWhoDoesNotSeeItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		keys := doesNotSeeItself(t, f, f.groups[0])
+		var wg sync.WaitGroup
+		began := time.Now()
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(10 * time.Second)
+		f.See(1, 1)
+		wg.Wait()
+		if took := time.Since(began); took > 12*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		f.Kill(0)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of 40 are lost", n)
+		}
+	})
+}
+
+func TestShutdownSaysWhoHasNotTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 2, nil, nil, nil)
+		doesNotSeeItself(t, f, f.groups[0])
+		began := time.Now()
+		if err := f.Cache(0).Shutdown(t.Context()); err == nil || !strings.Contains(err.Error(), "http://cache-1") {
+			t.Errorf("it returned %v", err)
+		}
+		if took := time.Since(began); took < 30*time.Second || took > 2*time.Minute {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// Who is listed no more has been taken over from already, and need not wait for those who have done that.
+func TestShutdownOfWhoIsListedNoMoreDoesNotWait(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, 5 * time.Second, 20 * time.Second, 40 * time.Second} {
+		t.Run(fmt.Sprint(after), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, keys := threeOfWhichOneHas40(t)
+				for i := range 3 {
+					f.See(i, 1, 2)
+				}
+				time.Sleep(after)
+				endsWithoutLoss(t, f, keys, func() {})
+			})
+		})
+	}
+}
+
+// Who has seen only itself that it is listed no more says that it leaves, and the others take over.
+func TestShutdownOfWhoAloneSeesItselfListedNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, keys := threeOfWhichOneHas40(t)
+		f.See(0, 1, 2)
+		time.Sleep(3 * time.Second)
+		endsWithoutLoss(t, f, keys, func() {})
+	})
+}
+
+// An heir that dies and is started again in its place is not waited for: another is there.
+func TestShutdownDoesNotWaitForWhoHasBeenReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, keys := threeOfWhichOneHas40(t)
+		f.Delay(0, 1, 200*time.Millisecond)
+		f.Delay(0, 2, 200*time.Millisecond)
+		endsWithoutLoss(t, f, keys, func() {
+			time.Sleep(250 * time.Millisecond)
+			restart(t, f, 1, nil, nil)
+		})
+	})
+}
+
+// threeOfWhichOneHas40 returns a fleet in which cache 0 has 40 keys that cannot be loaded.
+func threeOfWhichOneHas40(t *testing.T) (f *fleet[string], keys []string) {
+	t.Helper()
+	f = newFleet[string](t, 3, nil, nil, nil)
+	f.calm(t)
+	keys = allOwnedBy(f.Cluster, 0, 40)
+	for _, key := range keys {
+		must(t, f.groups[0].Set(t.Context(), key, "value"))
+	}
+	return f, keys
+}
+
+// endsWithoutLoss shuts down cache 0 while something goes on, and wants that to be quick, and nothing to be lost.
+func endsWithoutLoss(t *testing.T, f *fleet[string], keys []string, meanwhile func()) {
+	t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(meanwhile)
+	began := time.Now()
+	err := f.Cache(0).Shutdown(t.Context())
+	if took := time.Since(began); err != nil || took > 5*time.Second {
+		t.Errorf("%v after %v", err, took)
+	}
+	wg.Wait()
+	f.Kill(0)
+	if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+		t.Errorf("%d of %d are lost", n, len(keys))
+	}
+}
+
+// Nobody is waited for who has no such group, or could load what is lost.
+func TestShutdownDoesNotWaitForWhoNeedsNothing(t *testing.T) {
+	for name, get := range map[string]shoal.Getter[string]{"it can be loaded": upper, "no such group": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 2, nil, get, nil)
+				g := f.groups[0]
+				if get == nil {
+					g = shoal.NewGroup[string](f.Cache(0), "of one alone", nil, nil)
+				}
+				doesNotSeeItself(t, f, g)
+				began := time.Now()
+				must(t, f.Cache(0).Shutdown(t.Context()))
+				if took := time.Since(began); took > 2*time.Second {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
 // Nobody pulls from the last that leaves, which waits for nobody.
 func TestShutdownOfTheLastDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -27,8 +27,9 @@ type Cluster struct {
 	owners consistenthash.Map
 	faults *faults
 
-	mu        sync.Mutex // guards what follows
-	processes []*process
+	mu        sync.Mutex     // guards what follows
+	processes []*process     // the last on each host
+	started   []*process     // all
 	lists     [][]shoal.Peer // that each host was last told
 }
 
@@ -42,7 +43,7 @@ type process struct {
 
 // New returns a Cluster of n caches, made with opts, each of which sees all. It sets Self, Discovery and Transport; ID
 // must be empty. They are Ready when New returns, as young as all that has just started (for a minute writes are told to
-// all), and are shut down when t ends. Call New inside the bubble of synctest.Test if the test is to run in one.
+// all), and are shut down when t ends, all at once. Call New inside the bubble of synctest.Test if the test is to run in one.
 func New(t testing.TB, n int, opts *shoal.Options) *Cluster {
 	t.Helper()
 	return newCluster(t, n, opts, inMemory)
@@ -179,6 +180,7 @@ func newCluster(t testing.TB, n int, opts *shoal.Options, between network) *Clus
 		t.Fatal("cachetest: with Options.ID all caches would be the same peer")
 	}
 	c := &Cluster{t: t, opts: o, hosts: between(t, n), faults: newFaults(), lists: make([][]shoal.Peer, n)}
+	t.Cleanup(c.end)
 	members := make([]consistenthash.Member, n)
 	for i, h := range c.hosts {
 		c.addrs = append(c.addrs, h.addr)
@@ -229,16 +231,30 @@ func (c *Cluster) start(i int) *process {
 	if p.cache, err = shoal.New(&o); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := p.cache.Shutdown(ctx); err != nil {
-			c.t.Errorf("cache %d: %v", i, err)
-		}
-	})
+	c.mu.Lock()
+	c.started = append(c.started, p)
+	c.mu.Unlock()
 	h.serve(p.cache)
 	c.faults.started(i)
 	return p
+}
+
+// end shuts down whatever has been started, all at once: nobody waits for others to take over what it has.
+func (c *Cluster) end() {
+	c.mu.Lock()
+	all := c.started
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range all {
+		wg.Go(func() {
+			if err := p.cache.Shutdown(ctx); err != nil {
+				c.t.Logf("at the end: %v", err) // what nobody takes over is no fault of the test's
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // index returns which cache a request to u reaches, or -1.
