@@ -1,6 +1,7 @@
 package checker
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -157,6 +158,25 @@ func TestRulesFindWhatIsWrong(t *testing.T) {
 			{kind: get, key: "k", cache: test.cache, value: test.value, start: test.start, end: test.start + s},
 		}}
 		if bad, few := h.stale(); len(bad) != test.stale || len(few) != test.few {
+			t.Errorf("%s: %v, %v", name, bad, few)
+		}
+	}
+
+	for name, test := range map[string]struct {
+		err error
+		set time.Duration
+		few int
+	}{
+		"set while a remove goes on": {context.DeadlineExceeded, 13 * s, 0},
+		"set long after that":        {context.DeadlineExceeded, 18 * s, 1},
+		"set after one that fails":   {err, 13 * s, 1},
+	} {
+		h := &history{forgets: true, calls: []call{
+			{kind: remove, key: "k", start: 11 * s, end: 12 * s, err: test.err},
+			{kind: set, key: "k", value: 1, start: test.set, end: test.set + s},
+			{kind: get, key: "k", start: 24 * s, end: 25 * s},
+		}}
+		if bad, few := h.stale(); len(bad) != 0 || len(few) != test.few {
 			t.Errorf("%s: %v, %v", name, bad, few)
 		}
 	}

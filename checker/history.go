@@ -235,6 +235,9 @@ func (h *history) stale() (bad, missing []violation) {
 	return bad, missing
 }
 
+// goesOn is for how long a write may still be on its way to the owner that its caller does not wait for any more.
+const goesOn = 5 * time.Second
+
 // lastAbsent returns when the key of g had no value for the last time before g ended: in the source, or, without one, since
 // it had not been set, had been removed, or a write of it had failed, which leaves open what there is. Nothing is evicted.
 func (h *history) lastAbsent(g call, writes []call) (last time.Duration) {
@@ -252,6 +255,8 @@ func (h *history) lastAbsent(g call, writes []call) (last time.Duration) {
 		case w.kind == set && w.err == nil:
 		case w.err != nil && w.kind == purge: // those that were not told hear of it later
 			last = g.end
+		case w.kind == remove && errors.Is(w.err, context.DeadlineExceeded): // and it goes on
+			last = max(last, w.end+goesOn)
 		case w.err != nil:
 			last = max(last, w.end)
 		default: // until it is set again
