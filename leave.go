@@ -72,6 +72,16 @@ func (p *peers) heirs() []*peer {
 	return heirs
 }
 
+// those returns which of some processes were members a while ago.
+func (p *peers) those(some map[uint64]bool) (known []*peer) {
+	for m := range p.view.Load().formerMembers(p.clock.now(), p.window) {
+		if some[m.incarnation] {
+			known = append(known, m)
+		}
+	}
+	return known
+}
+
 // parts takes out of the view a member that leaves. From a stranger, which has had keys by its own view, it only takes over.
 func (p *peers) parts(ctx context.Context, incarnation uint64) {
 	if s := p.known.stranger(incarnation, p.clock.now()); s != nil {
@@ -226,6 +236,17 @@ func (h *handover) isDone(all []*peer, groups []*group) bool {
 	return true
 }
 
+// others returns heirs of whom only others know, which have pulled nothing yet, by incarnation.
+func (h *handover) others(heirs []*peer) (some map[uint64]bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	some = maps.Clone(h.later)
+	for _, p := range heirs {
+		delete(some, p.incarnation)
+	}
+	return some
+}
+
 // hasAll reports whether one has pulled all of those groups, or has left.
 func (h *handover) hasAll(incarnation uint64, groups ...*group) bool {
 	h.mu.Lock()
@@ -259,7 +280,7 @@ func (c *Cache) handOver(ctx context.Context, heirs []*peer, v *view) error {
 		select {
 		case <-c.handover.news:
 		case <-idle.Done():
-			late := c.lateHeir(ctx, heirs, groups, v)
+			late := c.lateHeir(ctx, slices.Concat(heirs, c.peers.those(c.handover.others(heirs))), groups, v)
 			if ctx.Err() != nil || late == nil {
 				cancel()
 				return ctx.Err()
