@@ -16,7 +16,7 @@ type breaker struct {
 	until   atomic.Int64 // on the clock, when one question may find out whether it is back, since nobody greets it
 	strikes atomic.Int64 // questions without an answer, with nothing but answers to greetings in between
 	struck  atomic.Int64 // when the last was, on the clock
-	vain    atomic.Int64 // for how long, at most, an answer has been waited for in vain since the last word
+	vain    atomic.Int64 // for how long, at most, a question has waited in vain that came to nothing since the last word
 	told    atomic.Int64 // when isDueAgain last said so
 	rest    atomic.Int64 // until when an answer to a greeting does not close it
 }

@@ -137,15 +137,12 @@ func (k *call) next(ctx context.Context) (*shoalpb.Reply, error) {
 // time do not find out by themselves that it is silent.
 func (k *call) unanswered(hurried bool) {
 	b, now, member := &k.peer.counts.breaker, k.cache.clock.now(), k.cache.peers.isMember(k.peer)
-	long := true
 	if hurried {
-		waited := now - max(k.sent, time.Duration(k.wire.heard.Load()))
-		b.missed(waited)
-		long = waited >= k.cache.shortWait()
+		b.missed(now - k.sent)
 	} else {
 		b.failed(k.sent, now, member)
 	}
-	if member && (long || b.isDueAgain(now)) {
+	if member && (b.isSilent(k.cache.shortWait()) || b.isDueAgain(now)) {
 		k.cache.peers.noticed(sighting{id: k.peer.ID})
 	}
 }
