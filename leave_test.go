@@ -708,6 +708,29 @@ func TestWhoComesWhileAnotherLeavesTakesItsShare(t *testing.T) {
 	})
 }
 
+// A greeting of one that leaves may come to nothing while that is there all the same: then it is asked again before it is given up.
+func TestWhoLeavesIsNotGivenUpForOneGreeting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet[string](t, 3, nil, nil, nil)
+		keys := allOwnedBy(f.Cluster, 0, 100)
+		for _, key := range keys {
+			must(t, f.groups[0].Set(t.Context(), key, "value"))
+		}
+		f.Delay(0, 2, 50*time.Millisecond)
+		var wg sync.WaitGroup
+		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		time.Sleep(60 * time.Millisecond)
+		f.Loss(0, 2, 1) // the other has heard that it leaves, and greets it
+		time.Sleep(time.Second)
+		f.Heal()
+		wg.Wait()
+		f.Kill(0)
+		if n := lostOf(t, f.groups[1], keys, "value"); n > 0 {
+			t.Errorf("%d of %d are lost", n, len(keys))
+		}
+	})
+}
+
 // What is on its way from one that leaves when its key goes on to another is kept for that.
 func TestPulledValuesAreKeptForWhoHasComeMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

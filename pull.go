@@ -130,7 +130,10 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 						got()
 					}
 					if late && !waits && !c.peers.view.Load().has(p) {
-						return // it has gone
+						if err != errSilent {
+							return // it has gone
+						}
+						p.counts.breaker.lapse() // a greeting that came to nothing long ago is not all there is to go by
 					}
 					if c.clock.now() > t.until && (err != errLags || g.getter != nil) {
 						return
