@@ -283,8 +283,9 @@ func TestDeadStreamIsGivenUpByHurriedCallers(t *testing.T) {
 		f := newFleet(t, 2, nil, upper, nil)
 		keys := allOwnedBy(f.Cluster, 0, 100)
 		f.calm(t)
-		_, err := f.groups[1].GetMany(t.Context(), keys[:5]) // on a stream
+		_, err := f.groups[1].GetMany(t.Context(), keys[:5])
 		must(t, err)
+		synctest.Wait() // there is a stream
 		f.Loss(0, 1, 1)
 		began := time.Now()
 		time.AfterFunc(100*time.Millisecond, f.Heal)
@@ -442,8 +443,9 @@ func TestLateAnswerEndsTheCopyOfAStandIn(t *testing.T) {
 		f := newFleet(t, 2, nil, s.get, nil)
 		f.calm(t)
 		keys := allOwnedBy(f.Cluster, 0, 10)
-		_, err := f.groups[1].GetMany(t.Context(), keys[5:]) // on a stream
+		_, err := f.groups[1].GetMany(t.Context(), keys[5:])
 		must(t, err)
+		synctest.Wait() // until there is a stream: a POST ends when nobody waits for it any more
 		for _, key := range keys[:5] {
 			s.set(key, "old")
 			f.Delay(0, 1, 150*time.Millisecond)
