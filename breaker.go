@@ -109,9 +109,6 @@ func (b *breaker) unattended(now time.Duration) {
 	b.until.Store(min(b.until.Load(), int64(now+strangerRest)))
 }
 
-// lapse lets one question find out now whether the process is back, which is not a member.
-func (b *breaker) lapse() { b.until.Store(0) }
-
 // reset closes the breaker, as another process is there now.
 func (b *breaker) reset() {
 	b.strikes.Store(0)

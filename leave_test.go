@@ -716,11 +716,14 @@ func TestWhoLeavesIsNotGivenUpForOneGreeting(t *testing.T) {
 		for _, key := range keys {
 			must(t, f.groups[0].Set(t.Context(), key, "value"))
 		}
+		_, err := f.groups[0].GetMany(t.Context(), allOwnedBy(f.Cluster, 2, 10))
+		must(t, err)
+		synctest.Wait() // there is a stream
 		f.Delay(0, 2, 50*time.Millisecond)
 		var wg sync.WaitGroup
 		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
-		time.Sleep(60 * time.Millisecond)
-		f.Loss(0, 2, 1) // the other has heard that it leaves, and greets it
+		time.Sleep(20 * time.Millisecond)
+		f.Loss(0, 2, 1) // the other will hear that it leaves, but nothing when it greets it
 		time.Sleep(time.Second)
 		f.Heal()
 		wg.Wait()

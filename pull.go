@@ -133,7 +133,9 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 						if err != errSilent {
 							return // it has gone
 						}
-						p.counts.breaker.lapse() // a greeting that came to nothing long ago is not all there is to go by
+						insists := *p // a greeting that came to nothing long ago is not all there is to go by
+						insists.counts = new(peerCounts)
+						p = &insists
 					}
 					if c.clock.now() > t.until && (err != errLags || g.getter != nil) {
 						return
