@@ -129,13 +129,9 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 					if late || !waits && !g.mustKeep() {
 						got()
 					}
-					if late && !waits && !c.peers.view.Load().has(p) {
-						if err != errSilent {
-							return // it has gone
-						}
-						insists := *p // a greeting that came to nothing long ago is not all there is to go by
-						insists.counts = new(peerCounts)
-						p = &insists
+					gone := late && !waits && !c.peers.view.Load().has(p)
+					if gone && (err != errSilent || g.getter != nil || !c.answersNow(ctx, p, g)) {
+						return
 					}
 					if c.clock.now() > t.until && (err != errLags || g.getter != nil) {
 						return
@@ -150,6 +146,18 @@ func (c *Cache) pulls(ctx context.Context, t *takeover, groups []*group, taken f
 		taken()
 	}
 	all.Wait()
+}
+
+// answersNow asks a process that is taken for silent, and that nobody greets, and reports whether it is there: one greeting may have
+// come to nothing though it was.
+func (c *Cache) answersNow(ctx context.Context, p *peer, g *group) bool {
+	asked := *p
+	asked.counts = new(peerCounts) // with a breaker that is closed
+	if c.peek(ctx, &asked, g, "", false); ctx.Err() != nil || asked.counts.breaker.open.Load() {
+		return false
+	}
+	c.isThere(p, true)
+	return true
 }
 
 // longestLag is for how long after takeover.until a process that sees other owners is asked again for what nobody else may have.
