@@ -721,7 +721,13 @@ func TestWhoLeavesIsNotGivenUpForOneGreeting(t *testing.T) {
 		synctest.Wait() // there is a stream
 		f.Delay(0, 2, 50*time.Millisecond)
 		var wg sync.WaitGroup
-		wg.Go(func() { must(t, f.Cache(0).Shutdown(t.Context())) })
+		wg.Go(func() {
+			began := time.Now()
+			must(t, f.Cache(0).Shutdown(t.Context()))
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it took %v: the one that answered was still taken for silent", took)
+			}
+		})
 		time.Sleep(20 * time.Millisecond)
 		f.Loss(0, 2, 1) // the other will hear that it leaves, but nothing when it greets it
 		time.Sleep(time.Second)
